@@ -1,0 +1,43 @@
+PYTHON ?= python3
+URL ?=
+WORKERS ?= 2
+
+PY := .venv/bin/python
+READY := .venv/.ready
+
+.PHONY: help setup run lab notebooks test bench address lint
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv with the exact versions of requirements-lock.txt
+
+$(READY): requirements-lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: the course needs Python 3.11 or newer, this is %d.%d; say make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet -r requirements-lock.txt
+	$(PY) -m pip install --quiet --no-deps -e .
+	touch $@
+
+run: $(READY)  ## train on the built-in cohort (6 minutes) and measure the result
+	$(PY) -m course_utils train --dataset synthetic --minutes 6 --out runs/synthetic
+	$(PY) -m course_utils evaluate --model runs/synthetic/best.pt --dataset synthetic --out runs/synthetic/metrics.csv
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
+
+notebooks: $(READY)  ## write every notebook anew from its source, executed
+	$(PY) notebooks/build.py build
+
+test: $(READY) lint  ## every test, and every notebook from top to bottom
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+lint: $(READY)  ## style of the code and of the notebooks' sources
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+bench: $(READY)  ## speed, memory and accuracy beside MONAI's VoxelMorph and voxelmorph
+	$(PY) -m tests.benchmarks
+
+address: $(READY)  ## carry the repository's address everywhere: make address URL=https://github.com/me/fork
+	$(PY) notebooks/build.py address "$(URL)"

@@ -1,0 +1,128 @@
+"""What training minimises: image similarity, smoothness of the field, overlap of labels, penalties on folding.
+
+Every function returns a scalar tensor, lower is better, and is a mean over voxels, so that a weight means the same for
+any batch and any image size. All of them leave autocast and compute in float32: a local variance squared underflows in
+float16, and loses all its digits in bfloat16.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_utils.fields import jacobian_determinant
+
+
+def ssd_loss(moved: Tensor, fixed: Tensor) -> Tensor:
+    """Mean of squared differences of two images ``(B, C, *spatial)``: assumes that equal tissue has equal intensity."""
+    _same_shape(moved, fixed)
+    return (moved.float() - fixed.float()).square().mean()
+
+
+def ncc_loss(moved: Tensor, fixed: Tensor, window: int = 9, epsilon: float = 1e-8) -> Tensor:
+    """One minus the mean local squared correlation coefficient; 0 where each window is a line ``a x + b`` of the other.
+
+    In a cube of ``window`` voxels around each voxel, ``cov(moved, fixed)**2 / (var(moved) var(fixed) + epsilon)``.
+    Voxels outside the image do not count (padding with zeros would correlate any two images at their border).
+
+    Args:
+        moved, fixed: ``(B, 1, *spatial)``, intensities of order one.
+        window: side of the cube in voxels, odd.
+        epsilon: what a product of variances must exceed to count as structure. 1e-8 is a contrast of 1 % of the
+            intensity range in both images; flat background scores no correlation.
+
+    Source: Avants et al., Symmetric diffeomorphic image registration with cross-correlation, Medical Image Analysis
+    12(1), 2008; Balakrishnan et al., IEEE TMI 38(8), 2019, equation 5.
+    """
+    _same_shape(moved, fixed)
+    if window < 3 or window % 2 == 0:
+        raise ValueError(f"window is an odd number of voxels, 3 or more, not {window}")
+    with torch.autocast(moved.device.type, enabled=False):
+        # A correlation does not change with an offset, and small means keep E[x^2] - E[x]^2 exact.
+        axes = tuple(range(1, moved.ndim))
+        moved, fixed = (image.float() - image.float().mean(axes, keepdim=True) for image in (moved, fixed))
+        products = torch.cat([moved, fixed, moved * moved, fixed * fixed, moved * fixed], dim=1)
+        mean_m, mean_f, mean_mm, mean_ff, mean_mf = _box_mean(products, window).chunk(5, dim=1)
+        covariance = mean_mf - mean_m * mean_f
+        # Rounding can leave a flat window with a variance just below zero.
+        variance_m = (mean_mm - mean_m * mean_m).clamp(min=0)
+        variance_f = (mean_ff - mean_f * mean_f).clamp(min=0)
+        return 1 - (covariance.square() / (variance_m * variance_f + epsilon)).mean()
+
+
+def diffusion_loss(field: Tensor) -> Tensor:
+    """Mean squared first derivative of a field ``(B, N, *spatial)``, averaged over components and axes.
+
+    Differences between neighbours, per voxel. Source: Balakrishnan et al., IEEE TMI 38(8), 2019, equation 8.
+    """
+    field = field.float()
+    return torch.stack([F.mse_loss(*_neighbours(field, axis)) for axis in range(2, field.ndim)]).mean()
+
+
+def bending_loss(field: Tensor) -> Tensor:
+    """Mean squared second derivative of a field ``(B, N, *spatial)``, summed over axes, mixed ones counted twice.
+
+    An affine map costs nothing. Source: Rueckert et al., Nonrigid registration using free-form deformations, IEEE TMI
+    18(8), 1999, equation 6.
+    """
+    field = field.float()
+    total = field.new_zeros(())
+    for i in range(2, field.ndim):
+        after, before = _neighbours(field, i)
+        derivative = after - before
+        for j in range(i, field.ndim):
+            total = total + (1 if i == j else 2) * F.mse_loss(*_neighbours(derivative, j))
+    return total
+
+
+def jacobian_loss(displacement: Tensor) -> Tensor:
+    """Mean of ``relu(-det J)`` over the grid: 0 without folding, grows with how far cells are turned inside out.
+
+    Source: Mok and Chung, Fast symmetric diffeomorphic image registration, CVPR 2020, equation 5.
+    """
+    return torch.relu(-jacobian_determinant(displacement)).mean()
+
+
+def one_hot(label: Tensor, labels: Sequence[int]) -> Tensor:
+    """``(B, 1, *spatial)`` integers to float32 ``(B, L, *spatial)``, a channel for each of ``labels``."""
+    values = torch.as_tensor(list(labels), device=label.device, dtype=label.dtype)
+    return (label == values.view(1, -1, *[1] * (label.ndim - 2))).float()
+
+
+def soft_dice_loss(moved: Tensor, fixed: Tensor) -> Tensor:
+    """One minus the mean Dice of memberships ``(B, L, *spatial)`` in [0, 1].
+
+    Warp one-hot labels linearly to get ``moved``: unlike nearest-neighbour labels they have a gradient. A structure
+    that neither image has is left out of the mean. Source: Milletari et al., V-Net, 3DV 2016, section 3.
+    """
+    _same_shape(moved, fixed)
+    axes = tuple(range(2, moved.ndim))
+    moved, fixed = moved.float(), fixed.float()
+    sizes = moved.square().sum(axes) + fixed.square().sum(axes)
+    present = sizes > 0
+    dice = 2 * (moved * fixed).sum(axes) / sizes.clamp(min=torch.finfo(sizes.dtype).tiny)
+    return 1 - dice[present].mean() if present.any() else sizes.sum()
+
+
+def _box_mean(images: Tensor, window: int) -> Tensor:
+    """Mean over a cube around each voxel, of the voxels that lie in the image."""
+    for axis in range(2, images.ndim):
+        position = torch.arange(images.shape[axis], device=images.device)
+        band = ((position[:, None] - position).abs() <= window // 2).float()
+        # A product with a banded matrix: on the axes of a volume far faster than a convolution or a running sum.
+        images = torch.einsum("ij,...j->...i", band / band.sum(1, keepdim=True), images.movedim(axis, -1)).movedim(
+            -1, axis
+        )
+    return images
+
+
+def _neighbours(field: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Every voxel but the first along an axis, and beside it the voxel before."""
+    n = field.shape[axis] - 1
+    return field.narrow(axis, 1, n), field.narrow(axis, 0, n)
+
+
+def _same_shape(moved: Tensor, fixed: Tensor) -> None:
+    if moved.shape != fixed.shape:
+        raise ValueError(f"moved {tuple(moved.shape)} and fixed {tuple(fixed.shape)} must have one shape")

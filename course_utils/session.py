@@ -1,0 +1,86 @@
+"""How a notebook begins: which data set, how much of it, on what device, from which seed."""
+
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import monai
+import torch
+from monai.utils import set_determinism
+
+import course_utils
+from course_utils.datasets import DATASETS, data_root
+from course_utils.errors import CourseError
+
+PROFILES = ("quick", "full")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a notebook is run with; ``str()`` of it names no path and no host, so that it can be published.
+
+    Attributes:
+        dataset: a name out of :data:`course_utils.datasets.DATASETS`.
+        profile: ``"quick"`` shows every idea in minutes on a CPU, ``"full"`` trains at full size on a GPU.
+        device: the CUDA device if there is one, otherwise the CPU.
+        seed: what the generators of Python, NumPy and PyTorch were seeded with.
+        data_root: the folder that holds the data sets.
+        runs: the folder for checkpoints, logs and tables that the notebook writes.
+        versions: of the software that makes the numbers.
+    """
+
+    dataset: str
+    profile: str
+    device: torch.device
+    seed: int
+    data_root: Path
+    runs: Path
+    versions: dict[str, str] = field(hash=False)
+
+    def __str__(self) -> str:
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        rows = {
+            "data set": self.dataset,
+            "profile": self.profile,
+            "device": device,
+            "seed": self.seed,
+            "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
+        }
+        return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
+
+
+def start(seed: int = 0) -> Session:
+    """Seed every generator and read what the user chose.
+
+    ``COURSE_DATASET`` names the data set (``synthetic`` if unset), ``COURSE_PROFILE`` the profile (``full`` if there is
+    a CUDA device, else ``quick``), ``MONAI_DATA_DIRECTORY`` the data folder (``data``) and ``COURSE_RUNS`` the
+    folder for results (``runs``).
+
+    Raises:
+        CourseError: a data set or a profile that does not exist.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    session = Session(
+        dataset=_choice("COURSE_DATASET", "synthetic", tuple(DATASETS)),
+        profile=_choice("COURSE_PROFILE", "full" if device.type == "cuda" else "quick", PROFILES),
+        device=device,
+        seed=seed,
+        data_root=data_root(),
+        runs=Path(os.environ.get("COURSE_RUNS") or "runs"),
+        versions={
+            "course_utils": course_utils.__version__,
+            "Python": platform.python_version(),
+            "torch": torch.__version__,
+            "monai": monai.__version__,
+        },
+    )
+    set_determinism(seed)
+    return session
+
+
+def _choice(variable: str, default: str, valid: tuple[str, ...]) -> str:
+    value = os.environ.get(variable) or default
+    if value not in valid:
+        raise CourseError(f"{variable}={value} does not exist; set it to one of: {', '.join(valid)}")
+    return value

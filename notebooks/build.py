@@ -1,0 +1,322 @@
+"""Notebooks from their sources: notebooks/sources/NN_topic.py (jupytext, py:percent) to notebooks/NN_topic.ipynb.
+
+The source is what people edit; JupyterLab, when it saves a notebook, writes the source too. "build" executes a source
+from top to bottom with the built-in cohort and the quick profile, and stores the notebook only if every cell succeeded
+and every rule of the course holds; "check" proves that what is stored belongs to its source.
+"""
+
+import hashlib
+import os
+import re
+import socket
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import jupytext
+import nbformat
+import typer
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbformat import NotebookNode
+
+from course_utils.cli import run
+from course_utils.errors import CourseError
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST_CELL = 30  # lines
+CELL_TIMEOUT = 900  # seconds
+
+SETUP_CELL = """\
+# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("course_utils") is None:
+    repository = os.environ.get("COURSE_REPOSITORY", "git+{address}")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
+    importlib.invalidate_caches()
+
+from course_utils.session import start
+
+session = start()
+print(session)"""
+
+COLAB_BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{slug}/blob/main/notebooks/{name}.ipynb)"
+)
+
+MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(?:root|home|Users|tmp|work|private|opt|usr|var|mnt|content)/[\w./-]*")
+MACHINE_HOST = re.compile(r"\b(?:localhost|\d{1,3}(?:\.\d{1,3}){3}):\d+|Looking in (?:indexes|links)")
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def repository_address(root: Path = ROOT) -> str:
+    """The repository's address, from the one place where it stands: pyproject.toml."""
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+
+def repository_slug(address: str) -> str:
+    """``owner/name`` of ``https://github.com/owner/name``, which Colab's links need."""
+    match = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?", address)
+    if match is None:
+        raise CourseError(f"'{address}' is no GitHub address; Colab opens https://github.com/OWNER/NAME")
+    return match[1]
+
+
+def sources(root: Path = ROOT) -> list[Path]:
+    """The notebooks' sources in reading order."""
+    return sorted((root / "notebooks" / "sources").glob("[0-9][0-9]_*.py"))
+
+
+def notebook_of(source: Path) -> Path:
+    """Where the notebook of a source is stored."""
+    return source.parents[1] / f"{source.stem}.ipynb"
+
+
+def course_environment(folder: Path) -> dict[str, str]:
+    """What a notebook is executed with here, in nbval and in a build alike, whatever the user's own settings are."""
+    return {
+        "COURSE_DATASET": "synthetic",
+        "COURSE_PROFILE": "quick",
+        "MONAI_DATA_DIRECTORY": str(folder / "data"),
+        "COURSE_RUNS": str(folder / "runs"),
+    }
+
+
+def read_source(source: Path) -> NotebookNode:
+    """The notebook of a source, not executed; a cell's id depends on nothing but what the cell holds."""
+    notebook = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
+    seen: Counter[str] = Counter()
+    for cell in notebook.cells:
+        content = _without_address(cell.source, source)
+        cell.id = hashlib.sha256(f"{seen[content]} {content}".encode()).hexdigest()[:12]
+        seen[content] += 1
+    notebook.metadata = NotebookNode(
+        kernelspec={"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"},
+        language_info={"name": "python"},
+        source_sha256=source_hash(source),
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def source_hash(source: Path) -> str:
+    """SHA-256 of a source, the repository's address left out: moving the repository makes no output stale."""
+    return hashlib.sha256(_without_address(source.read_text(encoding="utf-8"), source).encode()).hexdigest()
+
+
+def _without_address(text: str, source: Path) -> str:
+    return text.replace(repository_slug(repository_address(source.parents[2])), "")
+
+
+def execute(source: Path, folder: Path) -> NotebookNode:
+    """Run a source from top to bottom in ``folder`` and return the notebook, normalised.
+
+    Raises:
+        CourseError: a cell failed or took longer than the limit; its traceback goes to standard error.
+    """
+    notebook = read_source(source)
+    working_folder = folder / source.stem
+    working_folder.mkdir()
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(working_folder)}},
+    )
+    try:
+        client.execute(env=os.environ | course_environment(folder))
+    except (CellExecutionError, CellTimeoutError) as error:
+        print(error, file=sys.stderr)
+        raise CourseError(f"{source.name} was not executed to its end; mend the cell shown above") from None
+    notebook.metadata = read_source(source).metadata  # the client has written the interpreter's version into it
+    for cell in _code_cells(notebook):
+        cell.metadata.pop("execution", None)
+        cell.outputs = [_normalise(output, folder) for output in cell.outputs if not _is_live(output)]
+    return notebook
+
+
+def _normalise(output: NotebookNode, folder: Path) -> NotebookNode:
+    """Drop what differs between machines, the working folder, and a progress bar's earlier states."""
+
+    def clean(text: str) -> str:
+        text = text.replace(f"{folder}/", "")
+        return re.sub(r"[^\n]*\r(?!\n)", "", text)
+
+    if "text" in output:
+        output.text = clean(output.text)
+    if "data" in output:
+        for kind, value in output.data.items():
+            if kind.startswith("text/"):
+                output.data[kind] = clean(value)
+    return output
+
+
+def _is_live(output: NotebookNode) -> bool:
+    """A widget, such as tqdm's bar: without its kernel it would be a broken picture."""
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def write(source: Path, folder: Path) -> Path:
+    """Execute a source in ``folder`` and store its notebook, whole or not at all.
+
+    Raises:
+        CourseError: a cell failed, or the notebook breaks a rule; the old notebook then stays.
+    """
+    notebook = execute(source, folder)
+    if found := [*_source_problems(source), *_notebook_problems(source, notebook)]:
+        print(*(f"{source.name}: {problem}" for problem in found), sep="\n", file=sys.stderr)
+        raise CourseError(f"{source.stem}.ipynb was not written; mend what is named above")
+    target = notebook_of(source)
+    temporary = target.with_name(f"{target.name}.part")
+    nbformat.write(notebook, temporary)
+    os.replace(temporary, target)
+    return target
+
+
+def problems(source: Path) -> list[str]:
+    """What is wrong with a source and its stored notebook; empty if they belong together and keep every rule."""
+    target = notebook_of(source)
+    if not target.exists():
+        return [*_source_problems(source), f"{target.name} is missing; build it"]
+    notebook = nbformat.read(target, as_version=4)
+    return [*_source_problems(source), *_notebook_problems(source, notebook)]
+
+
+def _source_problems(source: Path) -> Iterator[str]:
+    root = source.parents[2]
+    address = repository_address(root)
+    cells = read_source(source).cells
+    first = cells[0].source
+    if cells[0].cell_type != "markdown" or not first.startswith("# "):
+        yield "the first cell is not Markdown with the title"
+    if not re.search(r"^\|\s*minutes\s*\|\s*[\d.<]+\s*\|\s*[\d.<]+\s*\|", first, re.MULTILINE):
+        yield "the first cell has no table row '| minutes | CPU | GPU |' with two numbers"
+    if COLAB_BADGE.format(slug=repository_slug(address), name=source.stem) not in first:
+        yield "the first cell's Colab badge does not lead to this notebook at the repository's address"
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    if not code or code[0] != SETUP_CELL.format(address=address):
+        yield "the first code cell is not the setup cell of notebooks/build.py"
+    for text in code:
+        if (length := len(text.splitlines())) > LONGEST_CELL:
+            yield f"a code cell of {length} lines, more than {LONGEST_CELL}: {text.splitlines()[0]}"
+    everything = sources(root)
+    following = everything[everything.index(source) + 1 :]
+    if following and f"({following[0].stem}.ipynb)" not in cells[-1].source:
+        yield f"the last cell does not link to the next notebook, {following[0].stem}.ipynb"
+
+
+def _notebook_problems(source: Path, notebook: NotebookNode) -> Iterator[str]:
+    expected = read_source(source)
+    if [_content(cell) for cell in notebook.cells] != [_content(cell) for cell in expected.cells]:
+        yield "the notebook's cells are not the source's; build it again"
+    if notebook.metadata != expected.metadata:
+        yield "the notebook's outputs were made from another version of the source; build it again"
+    code = _code_cells(notebook)
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        yield "the code cells were not all executed in order"
+    outputs = [(cell, output) for cell in code for output in cell.outputs]
+    for cell, output in outputs:
+        if output.output_type == "error" and not _may_raise(cell):
+            yield f"a cell ends in {output.ename}: {cell.source.splitlines()[0]}"
+    for cell in code:
+        if _may_raise(cell) and not any(output.output_type == "error" for output in cell.outputs):
+            yield f"a cell is tagged raises-exception and raises none: {cell.source.splitlines()[0]}"
+    if not any("image/png" in output.get("data", {}) for _, output in outputs):
+        yield "the notebook shows no figure"
+    host = re.escape(socket.gethostname())
+    for text in (text for _, output in outputs for text in _texts(output)):
+        if match := MACHINE_PATH.search(text) or MACHINE_HOST.search(text) or re.search(rf"\b{host}\b", text):
+            yield f"an output tells of the machine: {match[0]}"
+
+
+def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _may_raise(cell: NotebookNode) -> bool:
+    return "raises-exception" in cell.metadata.get("tags", [])
+
+
+def _content(cell: NotebookNode) -> tuple[str, str, str, dict]:
+    return cell.cell_type, cell.id, cell.source, dict(cell.metadata)
+
+
+def _texts(output: NotebookNode) -> Iterator[str]:
+    yield output.get("text", "")
+    yield from output.get("traceback", [])
+    for kind, value in output.get("data", {}).items():
+        if not kind.startswith("image/"):
+            yield str(value)
+
+
+def _chosen(numbers: list[str]) -> list[Path]:
+    everything = {source.name[:2]: source for source in sources()}
+    if unknown := [number for number in numbers if number not in everything]:
+        raise CourseError(f"there is no notebook {', '.join(unknown)}; there are: {', '.join(everything)}")
+    return [everything[number] for number in numbers] if numbers else list(everything.values())
+
+
+Numbers = Annotated[list[str] | None, typer.Argument(help="Two-digit numbers of notebooks; all if none is given.")]
+
+
+@app.command()
+def build(numbers: Numbers = None) -> None:
+    """Execute sources and write their notebooks."""
+    with tempfile.TemporaryDirectory(prefix="course-") as folder:
+        for source in _chosen(numbers or []):
+            began = time.perf_counter()
+            target = write(source, Path(folder).resolve())
+            print(f"{target.name}: {time.perf_counter() - began:.0f} s, {target.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def check(numbers: Numbers = None) -> None:
+    """Prove that the stored notebooks belong to their sources and keep the course's rules."""
+    found = [f"{source.name}: {problem}" for source in _chosen(numbers or []) for problem in problems(source)]
+    if found:
+        print(*found, sep="\n", file=sys.stderr)
+        raise CourseError(f"{len(found)} problems in the notebooks; mend the source, then build it again")
+
+
+@app.command()
+def address(url: Annotated[str, typer.Argument(help="https://github.com/OWNER/NAME")]) -> None:
+    """Carry the repository's address to every file that names it."""
+    for path in carry_address(url):
+        print(path)
+
+
+def carry_address(url: str, root: Path = ROOT) -> list[str]:
+    """Replace the repository's address in pyproject.toml, environment.yml, README.md, sources and notebooks.
+
+    Returns the paths of the changed files, relative to ``root``.
+    """
+    new = repository_slug(url)
+    old = repository_slug(repository_address(root))
+    mention = re.compile(rf"(github(?:\.com)?/){re.escape(old)}(?![\w-])")
+    changed = []
+    for pattern in ("*.md", "*.toml", "*.yml", "notebooks/**/*.md", "notebooks/**/*.py", "notebooks/**/*.ipynb"):
+        for path in sorted(root.glob(pattern)):
+            text = path.read_text(encoding="utf-8")
+            if (replaced := mention.sub(rf"\g<1>{new}", text)) != text:
+                temporary = path.with_name(f"{path.name}.part")
+                temporary.write_text(replaced, encoding="utf-8")
+                os.replace(temporary, path)
+                changed.append(path.relative_to(root).as_posix())
+    return changed
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,262 @@
+"""`make bench`: this network beside MONAI's VoxelMorph and voxelmorph's VxmPairwise, on one machine, in one run.
+
+    python -m tests.benchmarks speed       pairs a second, seconds a pair, peak memory
+    python -m tests.benchmarks accuracy    Dice over minutes, and Dice after equal minutes
+    python -m tests.benchmarks             both
+
+All networks see the same pairs, batch, loss and optimiser. Machines are noisy, so every network is measured several
+times in turn, each time in a process of its own (which also makes its peak memory its own), and ratios count.
+"""
+
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from torch.nn import functional as F
+
+from course_utils import cli, losses
+from course_utils.datasets import Cohort, load_cohort
+from course_utils.evaluation import evaluate
+from course_utils.loading import LoadedSubjects, PairDataset, load_subjects, loader, preprocessing
+from course_utils.metrics import summarise
+from course_utils.networks import Registration, VoxelMorph
+from course_utils.training import TrainConfig, fit, precision
+
+app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+
+BATCH = 4
+LEARNING_RATE = 2e-3
+SMOOTHNESS = 0.25
+
+
+def monai(half_resolution: bool) -> torch.nn.Module:
+    from monai.networks.nets import VoxelMorph as MonaiVoxelMorph
+
+    return MonaiVoxelMorph(half_res=half_resolution)
+
+
+def pairwise() -> torch.nn.Module:
+    from voxelmorph.nn.models import VxmPairwise
+
+    return VxmPairwise(ndim=3, source_channels=1, target_channels=1)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network, how to call it, and whether it runs under autocast."""
+
+    build: Callable[[], torch.nn.Module]
+    call: Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    amp: str = "off"
+
+
+def _ours(model: VoxelMorph, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    registration = model(moving, fixed)
+    return registration.moved, registration.displacement
+
+
+def _monai(model: torch.nn.Module, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return model(moving, fixed)
+
+
+def _pairwise(model: torch.nn.Module, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # It takes multiples of 32 only, so it gets them, and what is measured of it is the part without the padding.
+    spatial = moving.shape[2:]
+    margins = [m for n in reversed(spatial) for m in (0, -n % 32)]
+    displacement, moved = model(F.pad(moving, margins), F.pad(fixed, margins), return_warped_source=True)
+    inside = (..., *(slice(n) for n in spatial))
+    return moved[inside], displacement[inside]
+
+
+def _as_trained(**options: Any) -> VoxelMorph:
+    return TrainConfig(steps=1, **options).network(3)
+
+
+CANDIDATES = {
+    "course_utils": Candidate(_as_trained, _ours, amp="auto"),
+    "course_utils, float32": Candidate(_as_trained, _ours),
+    "course_utils, float32, full resolution": Candidate(lambda: _as_trained(half_resolution=False), _ours),
+    "MONAI VoxelMorph": Candidate(lambda: monai(False), _monai),
+    "MONAI VoxelMorph, half_res": Candidate(lambda: monai(True), _monai),
+    "MONAI VoxelMorph, autocast": Candidate(lambda: monai(False), _monai, amp="auto"),
+    "voxelmorph VxmPairwise": Candidate(pairwise, _pairwise),
+}
+
+
+def train(
+    candidate: Candidate, batches: Iterator[dict[str, Any]], device: torch.device, minutes: float = math.inf
+) -> Iterator[torch.nn.Module]:
+    """Yield the network after every step of Adam on SSD and diffusion, with the learning rate of `training.fit`."""
+    torch.manual_seed(0)
+    model = candidate.build().to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    dtype = precision(candidate.amp, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    begun = time.monotonic()
+    for batch in batches:
+        progress = min((time.monotonic() - begun) / 60 / minutes, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * progress))
+        moving, fixed = batch["moving"].to(device), batch["fixed"].to(device)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            moved, displacement = candidate.call(model, moving, fixed)
+        loss = losses.ssd_loss(moved, fixed) + SMOOTHNESS * losses.diffusion_loss(displacement)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        yield model
+
+
+def _data(dataset: str, splits: tuple[str, ...]) -> tuple[Cohort, LoadedSubjects]:
+    cohort = load_cohort(dataset)
+    subjects = [subject for split in splits for subject in cohort.splits[split]]
+    return cohort, load_subjects(subjects, preprocessing(**cohort.info.grid))
+
+
+@app.command(hidden=True)
+def measure(name: str, dataset: str, seconds: float) -> None:
+    """One candidate in this process: prints its pairs a second, seconds a pair and peak MB as JSON."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cohort, subjects = _data(dataset, ("train",))
+    pairs = PairDataset(subjects, cohort.pairs("train", count=10**9))
+    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    before = _peak(device)
+    steps = train(CANDIDATES[name], iter(loader(pairs, BATCH)), device)
+    for _ in range(2):
+        model = next(steps)
+    wait()
+    begun, done = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        next(steps)
+        wait()
+        done += 1
+    per_step = (time.perf_counter() - begun) / done
+    peak = _peak(device) - before
+    model.eval()
+    item = pairs[0]
+    images = item["moving"][None].to(device), item["fixed"][None].to(device)
+    times = []
+    with torch.inference_mode():
+        for _ in range(10):
+            begun = time.perf_counter()
+            CANDIDATES[name].call(model, *images)
+            wait()
+            times.append(time.perf_counter() - begun)
+    typer.echo(json.dumps([BATCH / per_step, statistics.median(times), peak]))
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+@app.command()
+def speed(
+    dataset: Annotated[str, typer.Option(help="What to measure on.")] = "hippocampus",
+    rounds: Annotated[int, typer.Option(help="How often, in turn; medians count.", min=1)] = 3,
+    seconds: Annotated[float, typer.Option(help="How long each network trains each time.")] = 10.0,
+) -> None:
+    """Training pairs a second, seconds a pair and peak memory (over what the data takes), and ratios."""
+    load_cohort(dataset)  # fetched once, and what is wrong with it is told here rather than by every process below
+    measured: dict[str, list[list[float]]] = {name: [] for name in CANDIDATES}
+    for _ in range(rounds):
+        for name, results in measured.items():
+            command = [sys.executable, "-m", "tests.benchmarks", "measure", name, dataset, str(seconds)]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            results.append(json.loads(output.splitlines()[-1]))
+    columns = ["training pairs / s", "s / pair", "peak MB"]
+    table = pd.DataFrame(
+        {
+            name: [statistics.median(column) for column in zip(*results, strict=True)]
+            for name, results in measured.items()
+        },
+        index=columns,
+    ).T
+    ours = table.loc["course_utils"]
+    table["pairs / s, ours : theirs"] = ours.iloc[0] / table["training pairs / s"]
+    table["s / pair, theirs : ours"] = table["s / pair"] / ours.iloc[1]
+    table["memory, theirs : ours"] = table["peak MB"] / ours.iloc[2]
+    typer.echo(f"{dataset}, batch {BATCH}, {torch.get_num_threads()} threads, median of {rounds} rounds\n")
+    typer.echo(table.to_string(float_format="{:.3g}".format))
+
+
+@app.command()
+def accuracy(
+    dataset: Annotated[str, typer.Option(help="What to train on.")] = "hippocampus",
+    minutes: Annotated[float, typer.Option(help="How long each network trains.")] = 5.0,
+    count: Annotated[int, typer.Option(help="Test pairs.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the first weights and the training pairs.")] = 0,
+) -> None:
+    """Dice, distances and folding of test pairs after equal minutes of training, and the validation Dice on the way."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cohort, subjects = _data(dataset, ("train", "val", "test"))
+    pairs = PairDataset(subjects, cohort.pairs("train", count=10**9, seed=seed))
+    validation = PairDataset(subjects, cohort.pairs("val", count=10))
+    test = PairDataset(subjects, cohort.pairs("test", count=count))
+    about = {
+        "dataset": dataset,
+        "labels": dict(cohort.info.labels),
+        "spacing": list(cohort.info.spacing),
+        "recipe": preprocessing(**cohort.info.grid).recipe,
+    }
+    rows, curves = {}, {}
+
+    def note(method: str, model: Callable[..., Any]) -> None:
+        table = evaluate(model, test, cohort.info.labels, cohort.info.spacing, device=device)
+        overall = summarise(table).loc["overall"]
+        rows[method] = overall.xs("mean", level=1)
+        typer.echo(f"\n{method}, {minutes:g} minutes\n{overall.unstack().to_string(float_format='{:.4g}'.format)}")
+
+    settings = {"NCC": {"similarity": "ncc"}, "SSD": {"similarity": "ssd"}}
+    settings["SSD and labels"] = {"similarity": "ssd", "dice_weight": 0.5}
+    for method, options in settings.items():
+        with tempfile.TemporaryDirectory() as folder:
+            config = TrainConfig(**options, minutes=minutes, seed=seed)
+            result = fit(config, pairs, validation, Path(folder) / "run", about=about, device=device, progress=False)
+        validated = result.history.dropna(subset="validation_dice")
+        curves[method] = validated.set_index((validated["seconds"] / 60).round(1))["validation_dice"]
+        note(method, result.model)
+    candidate = CANDIDATES["MONAI VoxelMorph"]
+    end = time.monotonic() + 60 * minutes
+    steps = train(candidate, iter(loader(pairs, BATCH)), device, minutes)
+    model = next(model for model in steps if time.monotonic() > end)
+    note("MONAI VoxelMorph, SSD", _as_registration(candidate, model.eval()))
+    typer.echo("\n" + pd.DataFrame(rows).T.to_string(float_format="{:.4g}".format))
+    for method, curve in curves.items():
+        points = ", ".join(f"{minute:g}: {dice:.3f}" for minute, dice in curve.items())
+        typer.echo(f"validation Dice over minutes, {method}: {points}")
+
+
+def _as_registration(candidate: Candidate, model: torch.nn.Module) -> Callable[..., Registration]:
+    def register(moving: torch.Tensor, fixed: torch.Tensor) -> Registration:
+        moved, displacement = candidate.call(model, moving, fixed)
+        return Registration(moved, displacement, displacement)
+
+    return register
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    """Without a command: speed, then accuracy."""
+    if context.invoked_subcommand is None:
+        speed()
+        accuracy()
+
+
+if __name__ == "__main__":
+    cli.run(app)

@@ -1,0 +1,180 @@
+"""Sources, notebooks and outputs belong together; and the checker that says so sees each fault it is there for."""
+
+import shutil
+
+import nbformat
+import pytest
+from nbformat.v4 import new_output
+
+from course_utils.errors import CourseError
+from notebooks import build
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+@pytest.mark.parametrize("source", build.sources(), ids=lambda source: source.stem)
+def test_notebook_belongs_to_its_source(source):
+    assert build.problems(source) == []
+
+
+def test_no_notebook_without_a_source():
+    notebooks = {path.stem for path in (build.ROOT / "notebooks").glob("*.ipynb")}
+    assert notebooks == {source.stem for source in build.sources()}
+
+
+def make_source(root, name="00_first", following="01_next", body="print('hello')"):
+    address = build.repository_address(root)
+    badge = build.COLAB_BADGE.format(slug=build.repository_slug(address), name=name)
+    cells = [
+        ("markdown", f"# First\n\nA promise.\n\n| | CPU | GPU |\n|---|---|---|\n| minutes | 1 | 0.5 |\n\n{badge}"),
+        ("code", build.SETUP_CELL.format(address=address)),
+        ("code", body),
+        ("markdown", f"Next: [more]({following}.ipynb)"),
+    ]
+    text = ""
+    for kind, cell in cells:
+        if kind == "markdown":
+            text += "# %% [markdown]\n" + "".join(f"# {line}".rstrip() + "\n" for line in cell.split("\n"))
+        else:
+            text += f"# %%\n{cell}\n"
+        text += "\n"
+    source = root / "notebooks" / "sources" / f"{name}.py"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(text)
+    return source
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A course of two notebooks, of which the first is stored as if it had been executed."""
+    shutil.copy(build.ROOT / "pyproject.toml", tmp_path)
+    make_source(tmp_path, "01_next")
+    source = make_source(tmp_path)
+    store(source)
+    assert build.problems(source) == []
+    return source
+
+
+def store(source):
+    notebook = build.read_source(source)
+    for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
+        cell.execution_count = count
+        cell.outputs = [new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure>"})]
+    nbformat.write(notebook, build.notebook_of(source))
+
+
+def edit(source, old, new):
+    text = source.read_text()
+    assert old in text
+    source.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("print('hello')", "print('hullo')", "cells are not the source's"),
+        ("A promise.", "Another promise.", "another version of the source"),
+        ("# # First", "# First", "title"),
+        ("# | minutes | 1 | 0.5 |\n", "", "minutes"),
+        ("| 1 | 0.5 |", "| soon | 0.5 |", "minutes"),
+        ("00_first.ipynb)", "07_other.ipynb)", "Colab badge"),
+        ("blob/main", "blob/draft", "Colab badge"),
+        ("session = start()", "session = start(1)", "setup cell"),
+        ("01_next.ipynb", "02_other.ipynb", "next notebook"),
+        ("print('hello')", "\n".join(["x = 1"] * 31), "31 lines"),
+    ],
+)
+def test_a_fault_in_the_source_is_seen(source, old, new, found):
+    edit(source, old, new)
+    assert any(found in problem for problem in build.problems(source))
+
+
+def stream(text, name="stdout"):
+    return new_output("stream", name=name, text=text)
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        (stream("saved to /root/course/runs/best.pt"), "/root/course/runs/best.pt"),
+        (stream("/work/lib/python3.11/site-packages/x.py:1: UserWarning", "stderr"), "/work/lib"),
+        (stream("('/home/someone/data',)"), "/home/someone/data"),
+        (new_output("execute_result", {"text/html": "<td>/tmp/abc</td>"}), "/tmp/abc"),
+        (stream("serving at http://127.0.0.1:8888"), "127.0.0.1:8888"),
+        (stream("Looking in indexes: https://somewhere/simple"), "Looking in indexes"),
+        (new_output("error", ename="ValueError", evalue="no", traceback=[]), "ends in ValueError"),
+    ],
+)
+def test_a_fault_in_an_output_is_seen(source, output, found):
+    target = build.notebook_of(source)
+    notebook = nbformat.read(target, as_version=4)
+    notebook.cells[2].outputs.append(output)
+    nbformat.write(notebook, target)
+    assert any(found in problem for problem in build.problems(source))
+
+
+@pytest.mark.parametrize("text", ["ratio and/or rate, mm/voxel, 1/tmp", "https://example.org/home/page", "a/root/b"])
+def test_an_innocent_output_is_not_blamed(source, text):
+    target = build.notebook_of(source)
+    notebook = nbformat.read(target, as_version=4)
+    notebook.cells[2].outputs.append(stream(text))
+    nbformat.write(notebook, target)
+    assert build.problems(source) == []
+
+
+def test_cells_not_executed_in_order_figures_and_files_missing_are_seen(source):
+    target = build.notebook_of(source)
+    notebook = nbformat.read(target, as_version=4)
+    notebook.cells[1].execution_count, notebook.cells[2].execution_count = 2, 1
+    for cell in notebook.cells[1:3]:
+        cell.outputs = []
+    nbformat.write(notebook, target)
+    problems = " ".join(build.problems(source))
+    assert "in order" in problems
+    assert "no figure" in problems
+    target.unlink()
+    assert any("missing" in problem for problem in build.problems(source))
+
+
+def test_an_exception_is_declared_or_a_fault(source):
+    edit(source, "# %%\nprint('hello')", "# %% tags=[\"raises-exception\"]\nprint('hello')")
+    store(source)
+    assert any("raises none" in problem for problem in build.problems(source))
+
+
+BODY = """\
+import os, sys
+from pathlib import Path
+import matplotlib.pyplot as plt
+from tqdm.notebook import tqdm
+print(Path("runs/best.pt").resolve(), os.environ["MONAI_DATA_DIRECTORY"] + "/synthetic", sep="\\n")
+sys.stderr.write("\\r 10 %\\r 50 %\\r100 %\\n")
+list(tqdm(range(3)))
+plt.plot([0, 1]);"""
+
+
+def test_what_is_written_was_executed_and_tells_nothing_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_DATASET", "oasis")  # a user's own choice must not leak into a build
+    shutil.copy(build.ROOT / "pyproject.toml", tmp_path)
+    source = make_source(tmp_path, body=BODY)
+    work = tmp_path / "work"
+    work.mkdir()
+    target = build.write(source, work)
+    assert build.problems(source) == []
+    outputs = [cell.outputs for cell in nbformat.read(target, as_version=4).cells if cell.cell_type == "code"]
+    assert "synthetic" in outputs[0][0].text
+    texts = {output.name: output.text for output in outputs[1] if output.output_type == "stream"}
+    assert texts == {"stdout": "00_first/runs/best.pt\ndata/synthetic\n", "stderr": "100 %\n"}
+    assert all("widget" not in kind for output in outputs[1] for kind in output.get("data", {}))
+    assert not list(tmp_path.glob("**/*.part"))
+
+
+@pytest.mark.parametrize("body", ["raise ValueError('a broken cell')", "print('no figure here')"])
+def test_a_failed_build_leaves_the_old_notebook(source, tmp_path, capsys, body):
+    before = build.notebook_of(source).read_bytes()
+    edit(source, "print('hello')", body)
+    with pytest.raises(CourseError):
+        build.write(source, tmp_path)
+    assert build.notebook_of(source).read_bytes() == before
+    reason = capsys.readouterr().err
+    assert "a broken cell" in reason or "no figure" in reason

@@ -1,0 +1,237 @@
+"""The evaluation table against known maps, SciPy's warp, and methods and pairs that misbehave."""
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from course_utils.errors import CourseError
+from course_utils.evaluation import evaluate
+from course_utils.fields import warp
+
+COLUMNS = [
+    *("pair", "structure", "dice_before", "dice_after", "hd_mm_before", "hd_mm_after"),
+    *("hd95_mm_before", "hd95_mm_after", "folding_percent", "sdlogj", "seconds"),
+]
+TRE = ["tre_mm_before", "tre_mm_after"]
+LABELS = {1: "shell", 2: "core"}
+
+
+def answer(displacement):
+    return SimpleNamespace(displacement=displacement)
+
+
+def do_nothing(moving, fixed):
+    return answer(torch.zeros(1, moving.ndim - 2, *fixed.shape[2:]))
+
+
+def shifted_pair(name="a_to_b", shape=(14, 12, 13), shift=(3, 0, -2)):
+    """A nested cube, and the same one moved by ``shift``: moving(x + shift) = fixed(x)."""
+    fixed_label = torch.zeros(1, *shape, dtype=torch.uint8)
+    fixed_label[(0, *[slice(4, 10)] * len(shape))] = 1
+    fixed_label[(0, *[slice(5, 8)] * len(shape))] = 2
+    moving_label = torch.roll(fixed_label, shift, dims=tuple(range(1, len(shape) + 1)))
+    truth = torch.tensor(shift, dtype=torch.float32).view(-1, *[1] * len(shape)).expand(-1, *shape)
+    return {
+        "name": name,
+        "fixed": fixed_label.float(),
+        "moving": moving_label.float(),
+        "fixed_label": fixed_label,
+        "moving_label": moving_label,
+        "true_displacement": truth,
+    }
+
+
+def without(item, *keys):
+    return {key: value for key, value in item.items() if key not in keys}
+
+
+def test_the_true_displacement_scores_perfectly():
+    item = shifted_pair()
+    spacing = (1.0, 2.0, 0.5)
+    table = evaluate(lambda m, f: answer(item["true_displacement"][None]), [item], LABELS, spacing)
+    assert list(table.columns) == COLUMNS + TRE
+    assert table["pair"].tolist() == ["a_to_b"] * 2
+    assert table["structure"].tolist() == ["shell", "core"]
+    assert (table["dice_after"] == 1).all()
+    assert (table[["hd_mm_after", "hd95_mm_after", "tre_mm_after", "folding_percent"]] == 0).all(axis=None)
+    np.testing.assert_allclose(table["tre_mm_before"], math.sqrt(3**2 + 1**2), rtol=1e-6)
+    # The core shifts by 3 of its 3 voxels along the first axis: nothing overlaps; its far corner is 3 and 1 mm away.
+    core = table.iloc[1]
+    assert core["dice_before"] == 0
+    assert core["hd_mm_before"] == pytest.approx(math.hypot(3, 1))
+
+
+@pytest.mark.parametrize(("shape", "shift"), [((14, 12, 13), (1, 0, -1)), ((14, 12), (1, -1))])
+def test_doing_nothing_changes_nothing(shape, shift):
+    table = evaluate(do_nothing, [shifted_pair(shape=shape, shift=shift)], LABELS, 1.0)
+    for measure in ("dice", "hd_mm", "hd95_mm", "tre_mm"):
+        np.testing.assert_array_equal(table[f"{measure}_before"], table[f"{measure}_after"])
+    assert table["dice_before"].between(0, 1, inclusive="neither").all()
+    assert (table[["folding_percent", "sdlogj"]] == 0).all(axis=None)
+
+
+def test_labels_move_as_scipy_moves_them_nearest_and_zero_outside():
+    item = shifted_pair()
+    noise = np.random.default_rng(0).normal(size=(3, 14, 12, 13))
+    u = np.stack([scipy.ndimage.gaussian_filter(c, 2) for c in noise])
+    u *= 6 / np.abs(u).max()
+    table = evaluate(lambda m, f: answer(torch.from_numpy(u)[None]), [item], LABELS, 1.0)  # float64, as SciPy gives
+    grid = np.stack(np.meshgrid(*map(np.arange, u.shape[1:]), indexing="ij"))
+    moved = scipy.ndimage.map_coordinates(item["moving_label"][0].numpy(), grid + u, order=0, mode="constant", cval=0)
+    fixed = item["fixed_label"][0].numpy()
+    for value, measured in zip(LABELS, table["dice_after"], strict=True):
+        a, b = moved == value, fixed == value
+        assert measured == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_zero_comes_from_outside_the_image():
+    item = shifted_pair()
+    item["moving_label"] = torch.ones_like(item["moving_label"])  # a border rule would repeat it for ever
+    item["fixed_label"] = item["moving_label"].clone()
+    far = torch.full((1, 3, 14, 12, 13), 100.0)
+    row = evaluate(lambda m, f: answer(far), [item], {1: "all"}, 1.0).iloc[0]
+    assert (row["dice_before"], row["dice_after"]) == (1, 0)
+    assert row["hd_mm_after"] == row["hd95_mm_after"] == math.inf
+
+
+def test_only_the_call_is_timed_and_the_first_is_not_counted(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("course_utils.evaluation.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    durations = iter([100.0, 2.0, 3.0])
+
+    def method(moving, fixed):
+        clock.now += next(durations)
+        return do_nothing(moving, fixed)
+
+    def slowly_loaded():
+        for name in "ab":
+            clock.now += 1000.0
+            yield shifted_pair(name)
+
+    table = evaluate(method, slowly_loaded(), LABELS, 1.0)
+    assert table["seconds"].tolist() == [2.0, 2.0, 3.0, 3.0]
+    assert next(durations, None) is None
+
+
+class Network(nn.Module):
+    """Answers with ones through dropout: torn in training mode, smooth in evaluation mode. Notes how it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.dropout = nn.Dropout(0.5)
+        self.calls = []
+
+    def forward(self, moving, fixed):
+        self.calls.append((self.training, torch.is_inference_mode_enabled(), moving.shape, moving.dtype))
+        ones = torch.ones(1, 3, *fixed.shape[2:])
+        return answer(self.dropout(ones) + self.weight)
+
+
+def test_a_network_is_measured_in_evaluation_mode_and_left_as_it_was():
+    network = Network().train()
+    table = evaluate(network, [shifted_pair()], LABELS, 1.0)
+    assert (table["sdlogj"] == 0).all()  # dropout would have torn the field
+    assert network.calls == [(False, True, (1, 1, 14, 12, 13), torch.float32)] * 2
+    assert network.training
+    assert network.dropout.training
+    with pytest.raises(CourseError):
+        evaluate(network, [without(shifted_pair(), "fixed_label")], LABELS, 1.0)
+    assert network.training
+
+
+def test_a_method_that_needs_gradients_can_have_them():
+    def descend(moving, fixed):
+        with torch.inference_mode(False):
+            shift = torch.zeros(1, 3, 1, 1, 1, requires_grad=True)
+            optimiser = torch.optim.Adam([shift], lr=0.2)
+            for _ in range(40):
+                optimiser.zero_grad()
+                (warp(moving, shift.expand(-1, -1, *fixed.shape[2:])) - fixed).square().mean().backward()
+                optimiser.step()
+        return answer(shift.expand(-1, -1, *fixed.shape[2:]))
+
+    table = evaluate(descend, [shifted_pair(shift=(1, 0, 1))], LABELS, 1.0)
+    assert (table["dice_after"] > table["dice_before"]).all()
+    assert (table["tre_mm_after"] < 0.5 * table["tre_mm_before"]).all()
+
+
+def test_tre_stands_where_the_truth_is_known_and_is_measured_inside_the_labels():
+    known, unknown = shifted_pair("known"), without(shifted_pair("unknown"), "true_displacement")
+    wrong_outside = torch.where(known["fixed_label"] > 0, known["true_displacement"], torch.tensor(50.0))
+    known["true_displacement"] = wrong_outside
+    table = evaluate(do_nothing, [known, unknown], LABELS, 1.0).set_index("pair")
+    np.testing.assert_allclose(table.loc["known", "tre_mm_after"], math.sqrt(3**2 + 2**2), rtol=1e-6)
+    assert table.loc["unknown", TRE].isna().all(axis=None)
+    assert list(evaluate(do_nothing, [unknown], LABELS, 1.0).columns) == COLUMNS
+
+
+def test_monai_tensors_measure_like_plain_ones():
+    plain = shifted_pair()
+    meta = {key: MetaTensor(value) if torch.is_tensor(value) else value for key, value in plain.items()}
+    tables = [evaluate(do_nothing, [item], LABELS, 1.0).drop(columns="seconds") for item in (plain, meta)]
+    assert tables[0].equals(tables[1])
+
+
+def test_an_absent_structure_is_not_a_number_and_the_others_are_measured():
+    table = evaluate(do_nothing, [shifted_pair()], LABELS | {9: "absent"}, 1.0).set_index("structure")
+    assert table.loc["absent", COLUMNS[2:8]].isna().all()
+    assert table.loc[["shell", "core"], COLUMNS[2:8]].notna().all(axis=None)
+
+
+def nan_for_bright(moving, fixed):
+    displacement = torch.zeros(1, 3, *fixed.shape[2:])
+    if fixed.max() > 2:
+        displacement[0, 0, 0, 0, 0] = math.nan
+    return answer(displacement)
+
+
+@pytest.mark.parametrize(
+    ("method", "items", "words"),
+    [
+        (do_nothing, [], "no pairs to evaluate"),
+        (do_nothing, [without(shifted_pair(), "moving_label")], "pair a_to_b has no moving_label"),
+        (do_nothing, [shifted_pair() | {"fixed_label": None}], "pair a_to_b has no fixed_label"),
+        (do_nothing, [shifted_pair(), shifted_pair()], "pair a_to_b comes twice"),
+        (
+            nan_for_bright,
+            [shifted_pair(), shifted_pair("bad") | {"fixed": torch.full((1, 14, 12, 13), 3.0)}],
+            "pair bad: .*NaN",
+        ),
+        (lambda m, f: answer(torch.full((1, 3, 14, 12, 13), math.inf)), [shifted_pair()], "pair a_to_b: .*infinity"),
+        (lambda m, f: answer(torch.zeros(1, 3, 7, 6, 6)), [shifted_pair()], "pair a_to_b: .*fixed image's grid"),
+    ],
+)
+def test_what_cannot_be_measured_is_named_in_one_line(method, items, words):
+    with pytest.raises(CourseError, match=words) as caught:
+        evaluate(method, items, LABELS, 1.0)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_that_no_image_has_are_an_error_not_a_table_of_nan():
+    with pytest.raises(CourseError, match="pair a_to_b: none of the labels 17, 53"):
+        evaluate(do_nothing, [shifted_pair()], {17: "left", 53: "right"}, 1.0)
+
+
+def test_pairs_are_read_one_at_a_time():
+    log = []
+
+    def pairs():
+        for name in "abc":
+            log.append(f"load {name}")
+            yield shifted_pair(name)
+
+    def method(moving, fixed):
+        log.append("register")
+        return do_nothing(moving, fixed)
+
+    evaluate(method, pairs(), LABELS, 1.0)
+    without_warm_up = [entry for entry, _ in itertools.groupby(log)]
+    assert without_warm_up == ["load a", "register", "load b", "register", "load c", "register"]

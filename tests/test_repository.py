@@ -1,0 +1,156 @@
+"""What must agree across the repository's files."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from itertools import chain
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import course_utils
+from course_utils.errors import CourseError
+from notebooks import build
+
+ROOT = build.ROOT
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def tracked_texts():
+    """Every text file that git tracks: path and content."""
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listing.split("\0")):
+        path = ROOT / name
+        if path.is_file() and path.suffix not in {".png", ".gif", ".gz"}:
+            yield name, path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def lock():
+    lines = [line for line in (ROOT / "requirements-lock.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[a-z0-9.]+", line) for line in lines), "only exact versions of packages"
+    return dict(line.split("==") for line in lines)
+
+
+@pytest.mark.parametrize("wanted", [*PROJECT["dependencies"], *chain(*EXTRAS.values())])
+def test_the_lock_satisfies_every_declared_requirement(lock, wanted):
+    requirement = Requirement(wanted)
+    assert lock[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_the_tests_run_on_the_locked_versions_of_the_numbers_makers(lock):
+    for name in ("torch", "monai", "numpy", "nilearn"):
+        assert importlib.metadata.version(name).split("+")[0] == lock[name]
+
+
+def test_the_package_imports_only_what_it_declares():
+    declared = {Requirement(text).name for text in PROJECT["dependencies"]} | {"course_utils"}
+    for path in (ROOT / "course_utils").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            undeclared = {name.split(".")[0] for name in names} - declared - sys.stdlib_module_names
+            assert not undeclared, f"{path.name} imports {undeclared}, which pyproject.toml does not ask for"
+
+
+def test_the_installed_version_is_the_package_s():
+    assert importlib.metadata.version("course_utils") == course_utils.__version__
+
+
+def test_readme_names_the_commands_and_links_every_notebook():
+    readme = (ROOT / "README.md").read_text()
+    assert re.search(r"^\s*make run\b", readme, re.MULTILINE)
+    assert re.search(r"^\s*make test\b", readme, re.MULTILINE)
+    rows = [line for line in readme.splitlines() if line.startswith("|")]
+    for source in build.sources():
+        assert any(f"(notebooks/{source.stem}.ipynb)" in row for row in rows), f"no syllabus row for {source.stem}"
+
+
+def test_ci_calls_the_readme_s_test_command():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert (ROOT / ".ci" / "run").read_text().rstrip().splitlines()[-1] == "make test"
+
+
+def test_every_target_of_the_makefile_exists_and_is_explained():
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    help_text = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert {line.split()[0] for line in help_text.splitlines()} == set(phony)
+    assert all(len(line.split()) > 2 for line in help_text.splitlines())
+
+
+def test_an_old_python_is_refused_with_a_clear_line(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements-lock.txt").touch()
+    (tmp_path / "pyproject.toml").touch()
+    old = tmp_path / "python3.10"
+    old.write_text(
+        f'#!/bin/sh\nshift\nexec "{sys.executable}" -c "import sys; sys.version_info = (3, 10, 1, None, 0); $1"\n'
+    )
+    old.chmod(0o755)
+    done = subprocess.run(["make", "setup", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: the course needs Python 3.11 or newer, this is 3.10" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_nothing_committed_names_this_checkout_s_folder():
+    assert [name for name, text in tracked_texts() if f"{ROOT}/" in text] == []
+
+
+ADDRESSES = re.compile(
+    r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)|git\+https://github\.com/([\w.-]+/[\w.-]+)"
+)
+
+
+def test_every_mention_of_the_repository_s_address_agrees():
+    slug = build.repository_slug(build.repository_address())
+    mentions = [(name, "".join(pair)) for name, text in tracked_texts() for pair in ADDRESSES.findall(text)]
+    assert len(mentions) >= 2 * len(build.sources())
+    assert [mention for mention in mentions if mention[1] != slug] == []
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The files that name the address."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns("runs", "data"))
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("*.toml"), *ROOT.glob("*.yml")]:
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def contents(root):
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def test_one_command_carries_the_address_everywhere_and_makes_no_notebook_stale(copy):
+    before = contents(copy)
+    old = build.repository_slug(build.repository_address())
+    changed = build.carry_address("https://github.com/me/my-fork.git", copy)
+    assert build.repository_address(copy) == "https://github.com/me/my-fork"
+    assert "pyproject.toml" in changed
+    assert not any(f"github.com/{old}".encode() in content for content in contents(copy).values())
+    for source in build.sources(copy):
+        assert f"notebooks/sources/{source.name}" in changed
+        assert build.problems(source) == build.problems(ROOT / "notebooks" / "sources" / source.name)
+    assert build.carry_address("https://github.com/me/my-fork/", copy) == []
+    build.carry_address(build.repository_address(), copy)
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("url", ["", "me/fork", "https://example.org/me/fork", "https://github.com/me"])
+def test_an_address_that_colab_cannot_open_is_refused(copy, url):
+    before = contents(copy)
+    with pytest.raises(CourseError, match="GitHub"):
+        build.carry_address(url, copy)
+    assert contents(copy) == before
