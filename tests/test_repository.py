@@ -50,15 +50,31 @@ def test_the_tests_run_on_the_locked_versions_of_the_numbers_makers(lock):
         assert importlib.metadata.version(name).split("+")[0] == lock[name]
 
 
+def imported(tree):
+    """Top-level names of the modules that a piece of code imports."""
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        yield from (name.split(".")[0] for name in names)
+
+
 def test_the_package_imports_only_what_it_declares():
     declared = {Requirement(text).name for text in PROJECT["dependencies"]} | {"course_utils"}
+    extras = {Requirement(text).name for text in EXTRAS["notebooks"]}  # for those who work with notebooks: when needed
     for path in (ROOT / "course_utils").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module]
-            undeclared = {name.split(".")[0] for name in names} - declared - sys.stdlib_module_names
-            assert not undeclared, f"{path.name} imports {undeclared}, which pyproject.toml does not ask for"
+        tree = ast.parse(path.read_text())
+        undeclared = set(imported(tree)) - declared - extras - sys.stdlib_module_names
+        assert not undeclared, f"{path.name} imports {undeclared}, which pyproject.toml does not ask for"
+
+
+def test_the_package_is_imported_without_what_notebooks_need():
+    extras = {Requirement(text).name for text in EXTRAS["notebooks"]}
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({sorted(extras)}))\n"
+    rooms = sorted(path.stem for path in (ROOT / "course_utils").glob("*.py") if path.stem != "__main__")
+    code = blocked + "\n".join(f"import course_utils.{room}" for room in rooms)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_installed_version_is_the_package_s():
