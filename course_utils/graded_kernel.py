@@ -9,7 +9,7 @@ the student's code, so it is a fence and no wall: code written against this very
 """
 
 import ast
-import builtins
+import contextlib
 import hashlib
 import importlib
 import json
@@ -25,7 +25,18 @@ from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
-GUARDED = ("builtins", "math", "operator", "functools", "itertools", "torch", "numpy", "monai", "course_utils", "IPython")
+GUARDED = (
+    "builtins",
+    "math",
+    "operator",
+    "functools",
+    "itertools",
+    "torch",
+    "numpy",
+    "monai",
+    "course_utils",
+    "IPython",
+)
 """Modules, with all that lies below them, whose functions and classes are put back."""
 
 OUTPUT = 100_000
@@ -100,10 +111,8 @@ def _inside(function: FunctionType) -> tuple:
 
 
 def _set(holder: Any, name: str, value: Any) -> None:
-    try:
+    with contextlib.suppress(AttributeError, TypeError):  # a class of C, which nobody could have changed either
         setattr(holder, name, value)
-    except (AttributeError, TypeError):  # a class of C, which nobody could have changed either
-        pass
 
 
 class GradedKernel(IPythonKernel):
@@ -157,7 +166,11 @@ def _hooks(shell: Any) -> dict[str, Any]:
     return {
         "attributes": dict(vars(shell)),
         "lists": {name: list(getattr(shell, name)) for name in _LISTS},
-        "transforms": (list(manager.cleanup_transforms), list(manager.line_transforms), list(manager.token_transformers)),
+        "transforms": (
+            list(manager.cleanup_transforms),
+            list(manager.line_transforms),
+            list(manager.token_transformers),
+        ),
         "events": {name: list(functions) for name, functions in shell.events.callbacks.items()},
     }
 
@@ -195,7 +208,9 @@ class ShortStream(OutStream):
             return len(string) if isinstance(string, str) else super().write(string)
         room = OUTPUT - self._written
         self._written += len(string) + 1
-        super().write(string if len(string) <= room else f"{string[:room]}\n[cut here: a cell shows {OUTPUT} characters]")
+        super().write(
+            string if len(string) <= room else f"{string[:room]}\n[cut here: a cell shows {OUTPUT} characters]"
+        )
         return len(string)
 
 

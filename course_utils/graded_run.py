@@ -1,4 +1,4 @@
-"""A plugin of pytest, beside nbval's: a graded notebook's kernel is in a sandbox, and verdicts go where it cannot reach.
+"""A plugin of pytest, beside nbval's: the kernel is in a sandbox, and verdicts go where it cannot reach.
 
 ``pytest -p nbval.plugin -p course_utils.graded_run NOTEBOOK`` runs in a process of its own, outside the sandbox. The
 notebook's file is deleted as soon as it has been read, before the kernel starts. What each cell came to is written, a
@@ -10,9 +10,14 @@ import json
 import os
 import resource
 import subprocess
+import sys
 import time
 from queue import Empty
 from typing import Any
+
+# ruff: noqa: E402
+# jsonschema would build a grammar of addresses, which takes a second, and which no notebook needs.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 import nbval.plugin
 import pytest

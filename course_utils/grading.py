@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import re
-import resource
 import select
 import shutil
 import subprocess
@@ -28,14 +27,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from course_utils.assignments import Exercise, exercises
+from course_utils.assignments import Exercise, exercises, read_assignment, student_version
 from course_utils.errors import CourseError
 from course_utils.sandbox import Sandbox, denied, own_environment, python_folders
 from course_utils.submissions import Submission, notebook_cells
@@ -133,6 +132,32 @@ class Report:
     denied: str | None
 
 
+def visible_assignment(notebook: Path, sources: Path) -> Assignment:
+    """A student's assignment as they see it: its source without hidden tests or, where there is none, the file.
+
+    Raises:
+        CourseError: the file is no notebook, or holds no exercise with its check.
+    """
+    import nbformat
+
+    source = sources / f"{notebook.stem}.py"
+    if source.is_file():
+        return Assignment(notebook.stem, student_version(read_assignment(source)))
+    try:
+        own = nbformat.reads(notebook.read_text(encoding="utf-8"), as_version=4)
+        own.cells = [cell for cell in own.cells if "nbgrader" in cell.metadata or cell.cell_type == "markdown"]
+        for cell in own.cells:
+            cell.metadata.setdefault("nbgrader", {"grade_id": "", "grade": False, "solution": False})
+        assignment = Assignment(notebook.stem, own)
+        if not assignment.exercises:
+            raise ValueError("no exercises")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CourseError(
+            f"{notebook} is no notebook of an assignment ({error}): name the one that you work on"
+        ) from None
+    return assignment
+
+
 class NotGraded(Exception):
     """The machine, not the student, is the cause; nothing of it is remembered."""
 
@@ -176,9 +201,9 @@ def grade(
         "isolated": why is None,
     }
     by_name = {assignment.name: assignment for assignment in assignments}
-    processors: SimpleQueue[int | None] = SimpleQueue()
-    for processor in _processors(workers):
-        processors.put(processor)
+    free: SimpleQueue[int | None] = SimpleQueue()
+    for processor in _one_each(workers):
+        free.put(processor)
     stop = threading.Event()
 
     def work(submission: Submission) -> Result:
@@ -189,12 +214,12 @@ def grade(
         key = _hash([settings, _content(assignment.notebook), solutions])
         if cache is not None and (known := _remembered(cache / f"{key}.json")) is not None:
             return Result(submission.student, submission.where, name, *known)
-        processor = processors.get()
+        processor = free.get()
         try:
             run = _Run(assignment, limits, tuple(map(str, shown)), environment, processor, why is None, stop)
             status, graded = run.grade(solutions)
         finally:
-            processors.put(processor)
+            free.put(processor)
         if cache is not None:
             _remember(cache / f"{key}.json", status, graded)
         return Result(submission.student, submission.where, name, status, graded)
@@ -253,8 +278,6 @@ def understand(
 
 
 def _solutions(cells: Sequence[dict], assignment: Assignment) -> dict[str, tuple[str, bool]]:
-    from course_utils.assignments import student_version
-
     stubs = {
         cell.metadata.nbgrader.grade_id: cell.source.strip()
         for cell in student_version(assignment.notebook).cells
@@ -377,7 +400,7 @@ class _Run:
                 "IPYTHONDIR": str(outer),
             }
             (outer / "pytest.ini").write_text("[pytest]\n")
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "nbval.plugin", "-p", "course_utils.graded_run"]
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "course_utils.graded_run", "-p", "nbval.plugin"]
             command += ["-p", "no:cacheprovider", "--noconftest", "-c", str(outer / "pytest.ini"), "--nbval-lax"]
             command += [f"--nbval-cell-timeout={self.limits.cell_seconds}", str(path)]
             with open(outer / "log", "wb") as log, open(read, "rb", buffering=0) as pipe:
@@ -611,11 +634,17 @@ def _isolation() -> str | None:
     return why
 
 
-def _processors(workers: int) -> list[int | None]:
-    if not hasattr(os, "sched_getaffinity"):
-        return [None] * workers
-    available = sorted(os.sched_getaffinity(0))
-    return available[:workers] if workers <= len(available) else [None] * workers
+def processors() -> list[int]:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _one_each(workers: int) -> list[int | None]:
+    """A processor for each worker, or None where there are not enough."""
+    available = processors()
+    return [*available[:workers]] if workers <= len(available) else [None] * workers
 
 
 def _engine_hash() -> str:

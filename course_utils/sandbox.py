@@ -28,7 +28,17 @@ HOME = "/home/student"
 OUT_OF_MEMORY = 86
 """The launcher's exit code when everything inside together took more memory than it may."""
 
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/alternatives",
+)
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
@@ -82,7 +92,9 @@ def denied(scratch: Path) -> str | None:
     if sys.platform != "linux":
         return f"{sys.platform} has no namespaces"
     sandbox = Sandbox(str(scratch), python_folders(), {}, memory=1 << 30)
-    trial = subprocess.run(sandbox.command(["/usr/bin/env", "true"]), capture_output=True, text=True, env=own_environment())
+    trial = subprocess.run(
+        sandbox.command(["/usr/bin/env", "true"]), capture_output=True, text=True, env=own_environment()
+    )
     return None if trial.returncode == 0 else (trial.stderr.strip().splitlines() or ["it does not say why"])[-1]
 
 
@@ -112,7 +124,7 @@ def launch(sandbox: Sandbox, command: Sequence[str]) -> int:
 
 
 def _first_process(sandbox: Sandbox, command: Sequence[str], user: int, group: int) -> None:
-    """Inside: enter the view, start the command and wait for it. With this process ends every other in its namespace."""
+    """Inside: enter the view, start the command and wait for it. All others of the namespace end with this one."""
     try:
         end_with_parent()
         if sys.platform == "linux":
@@ -245,7 +257,7 @@ def _limit(sandbox: Sandbox) -> None:
         resource.RLIMIT_CPU: sandbox.seconds,
         resource.RLIMIT_DATA: sandbox.memory,  # not the address space: libraries map gigabytes that they never touch
         resource.RLIMIT_FSIZE: sandbox.disk,
-        # In namespaces, and for a user of its own, the system counts from 0; else what the user runs besides counts too.
+        # A user of its own, or of a namespace, starts from 0; else what the user runs besides counts too.
         resource.RLIMIT_NPROC: sandbox.processes + (0 if sandbox.isolated else _threads_of_user()),
     }
     for limit, value in limits.items():
