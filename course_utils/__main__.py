@@ -1,4 +1,4 @@
-"""The command line: ``python -m course_utils train`` and ``evaluate``. Each command calls functions of the package."""
+"""The command line: ``python -m course_utils train``, ``evaluate``, ``grade`` and ``check``. Each calls the package."""
 
 import math
 import sys
@@ -10,12 +10,15 @@ import pandas as pd
 import torch
 import typer
 
-from course_utils import cli, training
+from course_utils import cli, gradebook, grading, training
+from course_utils.assignments import assignment_sources, read_assignment
 from course_utils.datasets import Cohort, Pair, data_root, load_cohort
 from course_utils.errors import CourseError
 from course_utils.evaluation import evaluate as evaluate_pairs
+from course_utils.grading import Assignment, Limits
 from course_utils.loading import PairDataset, load_subjects, pairs_from_csv, preprocessing
 from course_utils.metrics import summarise
+from course_utils.submissions import find_submissions
 
 app = typer.Typer(
     help="Deformable medical image registration with VoxelMorph: train a network, measure it on pairs of scans.",
@@ -36,6 +39,8 @@ DataRoot = Annotated[
 ]
 Registry = Annotated[Path | None, typer.Option(help="Your own file of data sets or mirrors (JSON or TOML).")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.")]
+
+SOURCES = Path("notebooks/assignments/sources")
 
 MEMORY = 4e9
 """Cohorts of more bytes than this are cached on disk."""
@@ -198,6 +203,91 @@ def evaluate(
     with training.replacing(out) as partial:
         table.to_csv(partial, index=False)
     typer.echo(_readable(summarise(table)))
+
+
+@app.command()
+def grade(
+    submissions: Annotated[
+        list[Path], typer.Argument(help="Notebooks, folders or zips of a learning platform.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for grades.csv, grades.json, histogram.png and feedback/.")],
+    assignments: Annotated[Path, typer.Option(help="Folder of the assignments' sources, with hidden tests.")] = SOURCES,
+    workers: Annotated[int, typer.Option(help="Submissions at a time; 0 is one a processor.", min=0)] = 0,
+    cell_timeout: Annotated[float, typer.Option(help="Seconds for a cell.", min=1)] = Limits.cell_seconds,
+    timeout: Annotated[float, typer.Option(help="Seconds for a submission.", min=1)] = Limits.seconds,
+    memory: Annotated[float, typer.Option(help="GB for a submission.", min=0.5)] = Limits.memory / 1e9,
+) -> None:
+    """Grade a class of submissions, each in a sandbox, and write a table and a page a student.
+
+    Run again, it grades only what has changed. A student's name comes from Moodle's folders, from
+    STUDENT_02_topic.ipynb or from the folder STUDENT. Of several notebooks of one assignment the best counts.
+
+    \b
+    Example:
+      python -m course_utils grade submissions.zip --out grades
+    """
+    if out.is_file():
+        raise CourseError(f"{out} is a file: choose a folder for --out")
+    given = [Assignment(source.stem, read_assignment(source)) for source in assignment_sources(assignments)]
+    found = find_submissions(submissions, [assignment.name for assignment in given])
+    out.mkdir(parents=True, exist_ok=True)
+    report = grading.grade(
+        found,
+        given,
+        limits=Limits(cell_timeout, timeout, int(memory * 1e9)),
+        workers=workers or len(grading.processors()),
+        **_cohort_in_view(),
+        cache=out / ".cache",
+        progress=sys.stderr.isatty(),
+    )
+    gradebook.write(report, out)
+    typer.echo(gradebook.table(report.results).to_string(index=False, na_rep=""))
+    if report.denied:
+        typer.echo(
+            f"not isolated: {report.denied}; the network and other files were in reach of the submissions", err=True
+        )
+    typer.echo(f"{len(report.results)} submissions; see {out / 'grades.csv'} and {out / 'feedback'}")
+
+
+@app.command()
+def check(
+    notebook: Annotated[Path, typer.Argument(help="Your notebook of an assignment.", show_default=False)],
+    assignments: Annotated[
+        Path, typer.Option(help="Folder of the assignments' sources, where there is one.")
+    ] = SOURCES,
+) -> None:
+    """Check your own solutions: points an exercise, by the checks that you can see.
+
+    It is what `grade` does, in the same sandbox, without the hidden tests.
+
+    \b
+    Example:
+      python -m course_utils check notebooks/assignments/02_warping.ipynb
+    """
+    given = grading.visible_assignment(notebook, assignments)
+    found = find_submissions([notebook], [given.name])
+    report = grading.grade(found, [given], **_cohort_in_view())
+    result = report.results[0]
+    if not result.exercises:
+        raise CourseError(f"{notebook}: {result.status}: name a notebook of an assignment")
+    for exercise in result.exercises:
+        typer.echo(f"{exercise.points} of {exercise.out_of}  {exercise.title}")
+        if exercise.message:
+            typer.echo(f"        {exercise.message}")
+    typer.echo(f"{result.total} of {result.out_of} points on the visible checks")
+
+
+def _cohort_in_view() -> dict:
+    """The built-in cohort, made once, for sandboxed kernels to read."""
+    root = data_root().resolve()
+    cohort = load_cohort("synthetic", root)
+    environment = {
+        "COURSE_DATASET": "synthetic",
+        "COURSE_PROFILE": "quick",
+        "COURSE_RUNS": "runs",
+        "MONAI_DATA_DIRECTORY": str(root),
+    }
+    return {"shown": [root / cohort.info.folder], "environment": environment}
 
 
 def _readable(summary: pd.DataFrame) -> str:

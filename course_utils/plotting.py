@@ -466,6 +466,36 @@ def history(table: pd.DataFrame, *, columns: int = 3, title: str | None = None) 
     return figure
 
 
+def grades(shares: Sequence[float], solved: Mapping[str, float], *, hardest: int = 12) -> Figure:
+    """How a class did: a histogram of the students' shares of all points, and the exercises that fewest solved.
+
+    Args:
+        shares: of the points, one number from 0 to 1 a submission.
+        solved: exercise to the share of submissions that solved it, 0 to 1.
+        hardest: how many exercises are drawn at most.
+
+    Raises:
+        ValueError: there are no submissions.
+    """
+    if not len(shares):
+        raise ValueError("there are no submissions to draw")
+    order = sorted(solved, key=lambda name: solved[name])[:hardest]
+    figure = Figure(figsize=(WIDTH, max(3.2, 0.6 + 0.3 * len(order))), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    left.hist(100 * np.asarray(shares), bins=np.arange(0, 101, 10), color=ON_WHITE[0], edgecolor="white")
+    left.set(xlabel="% of the points", ylabel="submissions", xlim=(0, 100), xticks=range(0, 101, 20))
+    left.set_title(f"{len(shares)} submissions, median {100 * np.median(shares):.0f} %", fontsize="medium")
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
+    bars = right.barh(order, [100 * solved[name] for name in order], color=ON_WHITE[1])
+    right.bar_label(bars, fmt="%.0f", padding=3, fontsize="small")
+    right.set(xlabel="% of submissions that solved it", xlim=(0, 100), xticks=range(0, 101, 20))
+    right.set_title("hardest exercises", fontsize="medium")
+    right.invert_yaxis()
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def boxes(
     tables: Mapping[str, pd.DataFrame], column: str, *, label: str | None = None, title: str | None = None
 ) -> Figure:
