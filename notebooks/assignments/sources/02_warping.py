@@ -36,24 +36,26 @@ print(session)
 
 # %%
 import torch
+from IPython.display import display
 from torch.nn import functional as F
 
 from course_utils.datasets import load_cohort
 from course_utils.fields import identity_grid
-from course_utils.loading import PairDataset, load_subjects, preprocessing
+from course_utils.loading import load_subject, preprocessing
 from course_utils.plotting import panel
-from course_utils.synthetic import make_cohort
 
-root = session.data_root / "synthetic2d"
-make_cohort(root / "synthetic", subjects=12, dimensions=2)
-cohort = load_cohort("synthetic", root)
-pair = cohort.pairs("test", count=1)[0]
-item = PairDataset(load_subjects((pair.fixed, pair.moving), preprocessing(**cohort.info.grid)), [pair], truth=True)[0]
-moving, fixed, moving_label, fixed_label = (
-    item[key][None] for key in ("moving", "fixed", "moving_label", "fixed_label")
-)  # (1, 1, 96, 96) each
-truth, spacing = item["true_displacement"][None], cohort.info.spacing  # (1, 2, 96, 96) in voxels; mm
-panel({"moving": moving, "fixed": fixed}, spacing=spacing)
+cohort = load_cohort(session.dataset)
+volumes = load_subject(cohort.splits["test"][0], preprocessing(**cohort.info.grid))
+moving, moving_label = volumes["image"][None], volumes["label"][None]  # (1, 1, *spatial) each
+spacing = cohort.info.spacing
+if moving.ndim == 5:  # of a volume, the coronal slice in the middle
+    k = moving.shape[3] // 2
+    moving, moving_label, spacing = moving[:, :, :, k], moving_label[:, :, :, k], (spacing[0], spacing[2])
+place = identity_grid(moving.shape[2:])
+truth = torch.cat(
+    [3 + torch.sin(place[:, 1:] / 6), -2 + torch.cos(place[:, :1] / 5)], dim=1
+)  # (1, 2, *spatial), voxels
+panel({"moving": moving}, spacing=spacing)
 
 # %% [markdown]
 # The convention: a displacement $u$ is a tensor (B, N, \*spatial) in voxels, its component $c$ moves along array axis $c$, and
@@ -569,10 +571,13 @@ for seed, (shape, sizes) in enumerate([((36, 44), (1.8, 3.0)), ((22, 30, 26), (0
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# On the real pair of this page: the true field, in the wrong order and with the wrong sign, and what your repair makes of it.
+# On a picture: a field like that, sent in the wrong order and with the wrong sign, and what your repair makes of it.
 
 # %%
+from course_utils.fields import warp
+
 sent = -truth.flip(1)
+fixed, fixed_label = warp(moving, truth), warp(moving_label, truth, mode="nearest")
 try:
     mended = repair(sent, spacing, moving_label, fixed_label, list(cohort.info.labels))
 except NotImplementedError:

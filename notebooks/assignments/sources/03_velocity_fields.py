@@ -457,13 +457,15 @@ def enough_squarings(velocity, tolerance, most=12):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "enough-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: enough-check
+import itertools
+
 from course_utils import checks, fields
 
 
 def enough_answers(velocity, tolerance):
     """The right number, and the numbers to which known mistakes lead."""
     flows = [fields.integrate(velocity, k) for k in range(14)]
-    changes = [b - a for a, b in zip(flows, flows[1:], strict=False)]
+    changes = [b - a for a, b in itertools.pairwise(flows)]
 
     def first(measure):
         return next(k for k, change in enumerate(changes) if measure(change) <= tolerance)

@@ -41,16 +41,13 @@ from torch.nn import functional as F
 from course_utils.datasets import load_cohort
 from course_utils.fields import integrate, resize, warp
 from course_utils.loading import PairDataset, load_subjects, preprocessing
-from course_utils.networks import Registration, UNet, VoxelMorph
+from course_utils.networks import Registration
 from course_utils.plotting import panel
-from course_utils.synthetic import make_cohort
 
-root = session.data_root / "synthetic2d"
-make_cohort(root / "synthetic", subjects=12, dimensions=2)
-cohort = load_cohort("synthetic", root)
+cohort = load_cohort(session.dataset)
 pair = cohort.pairs("test", count=1)[0]
 item = PairDataset(load_subjects((pair.fixed, pair.moving), preprocessing(**cohort.info.grid)), [pair])[0]
-moving, fixed = item["moving"][None], item["fixed"][None]  # (1, 1, 96, 96)
+moving, fixed = item["moving"][None], item["fixed"][None]  # (1, 1, *spatial)
 panel({"moving": moving, "fixed": fixed}, spacing=cohort.info.spacing)
 
 # %% [markdown]
