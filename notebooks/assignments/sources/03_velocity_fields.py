@@ -1,0 +1,511 @@
+# %% [markdown]
+# # Assignment 3: scaling and squaring
+#
+# A displacement jumps, a velocity is followed. In notebook 03 you saw why the second one hardly ever folds, and how seven warps
+# do the work of 128 steps. Here you write both ways of following, run them backwards, carry fields between resolutions
+# without losing a factor of two, and end with a program that finds out by itself how many squarings a velocity needs.
+#
+# | | CPU | GPU |
+# |---|---|---|
+# | minutes | 70 | 70 |
+#
+# # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/03_velocity_fields.ipynb)
+#
+# **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line of the
+# cell, which names the exercise. The cell below each exercise checks it: no message means that all visible checks pass.
+# Your teacher's checks ask the same questions of other fields, in 2-D and 3-D. The exercises do not build on each other:
+# where you need an integrated field, take the course's `integrate`. Where an exercise asks for your own code, the function of the
+# course that does the same is not allowed.
+
+# %%
+# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("course_utils") is None:
+    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
+    importlib.invalidate_caches()
+
+from course_utils.session import start
+
+session = start()
+print(session)
+
+# %%
+import torch
+from torch.nn import functional as F
+
+from course_utils.fields import compose, integrate, warp
+from course_utils.plotting import deformed_grid
+
+
+def random_velocity(shape, length, seed=0, smoothness=5):
+    """A smooth velocity (1, N, *shape) whose longest vector has ``length`` voxels."""
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[len(shape)]
+    noise = torch.randn(1, len(shape), *shape, generator=torch.Generator().manual_seed(seed))
+    for _ in range(3):
+        noise = pool(noise, smoothness, 1, smoothness // 2)
+    return length * noise / noise.norm(dim=1).max()
+
+
+velocity = random_velocity((48, 48), 9.0, smoothness=9)
+deformed_grid({"x + v(x), a jump": velocity, "exp(v), a flow": integrate(velocity)}, step=2)
+
+# %% [markdown]
+# ## Exercise 1: One step at a time (2 points)
+#
+# Follow every voxel along the velocity for one unit of time, in `steps` steps of Euler's method: where a particle has come to,
+# $x + u(x)$, read the velocity there and go on by $v / \text{steps}$. Start at $u = 0$.
+#
+# <details><summary>Hint</summary>To read the velocity at x + u(x) for all x at once is to <em>warp</em> the velocity by u: a velocity has
+# channels like an image.</details>
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "euler", "grade": false, "solution": true, "locked": false}
+# exercise: euler
+def euler(velocity, steps):
+    """The displacement of exp(v), (B, N, *spatial), by ``steps`` Euler steps."""
+    ### BEGIN SOLUTION
+    displacement = torch.zeros_like(velocity)
+    for _ in range(steps):
+        displacement = displacement + warp(velocity, displacement) / steps
+    return displacement
+    ### END SOLUTION
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "euler-check", "grade": true, "solution": false, "locked": true, "points": 2}
+# check: euler-check
+from course_utils import checks, fields
+
+v = random_velocity((15, 19), 4.0, seed=1)
+expected = torch.zeros_like(v)
+backwards, twice = expected, expected
+for _ in range(6):
+    expected = expected + fields.warp(v, expected) / 6
+    backwards = backwards + fields.warp(v, -backwards) / 6
+    twice = twice + fields.warp(v, twice)
+checks.agree(
+    checks.call(euler, v, 6),
+    expected,
+    "euler(velocity, steps=6)",
+    {
+        "the velocity is always read at the start: read it where the particle is, warp(velocity, u)": v,
+        "a step takes 1/steps of the time: the velocity is not divided by the steps": twice,
+        "the velocity is read at x - u(x)": backwards,
+        "that is scaling and squaring with as many squarings; Euler takes equal steps": fields.integrate(v, 6),
+        "only one step was taken": v / 6,
+    },
+)
+### BEGIN HIDDEN TESTS
+for seed, (shape, steps) in enumerate([((9, 14), 1), ((17, 12), 11), ((8, 9, 7), 5)]):
+    v = random_velocity(shape, 3.0, seed=seed + 20)
+    wanted = torch.zeros_like(v)
+    for _ in range(steps):
+        wanted = wanted + fields.warp(v, wanted) / steps
+    checks.agree(checks.call(euler, v, steps), wanted, f"euler of a field {shape} in {steps} steps")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Exercise 2: Scaling and squaring (3 points)
+#
+# If $\exp(v/2)$ composed with itself is $\exp(v)$, then $K$ compositions lead from $v / 2^K$, which is almost its own
+# flow, to $\exp(v)$. Write it: scale once, square `squarings` times. The course's `compose` may be used, `integrate` may not.
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "exponential", "grade": false, "solution": true, "locked": false}
+# exercise: exponential
+def exponential(velocity, squarings):
+    """The displacement of exp(v), (B, N, *spatial), by scaling and squaring."""
+    ### BEGIN SOLUTION
+    displacement = velocity / 2**squarings
+    for _ in range(squarings):
+        displacement = compose(displacement, displacement)
+    return displacement
+    ### END SOLUTION
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "exponential-check", "grade": true, "solution": false, "locked": true, "points": 3}
+# check: exponential-check
+from course_utils import checks, fields
+
+checks.by_hand(exponential, {"integrate", "DVF2DDF"}, "scale, then compose the displacement with itself")
+v = random_velocity((15, 19), 4.0, seed=2)
+
+
+def squared(start, times):
+    for _ in range(times):
+        start = fields.compose(start, start)
+    return start
+
+
+small = v / 32
+for _ in range(5):
+    small = fields.compose(v / 32, small)
+warped = v / 32
+for _ in range(5):
+    warped = fields.warp(warped, warped)
+checks.agree(
+    checks.call(exponential, v, 5),
+    fields.integrate(v, 5),
+    "exponential(velocity, squarings=5)",
+    {
+        "divided by the number of squarings: K of them multiply the time by 2 ** K": squared(v / 5, 5),
+        "the displacement is added to itself: a square is a composition": v,
+        "the velocity is not scaled before it is squared": squared(v, 5),
+        "one squaring too many for its scaling": squared(v / 2**5, 6),
+        "one squaring too few for its scaling": squared(v / 2**5, 4),
+        "each step adds the first, tiny displacement: that is 6 small steps, not 32": small,
+        "squaring without the outer step: u(x) + u(x + u(x)), not u(x + u(x)) alone": warped,
+    },
+)
+### BEGIN HIDDEN TESTS
+for seed, (shape, squarings) in enumerate([((9, 14), 0), ((17, 12), 7), ((8, 9, 7), 3)]):
+    v = random_velocity(shape, 5.0, seed=seed + 30)
+    checks.agree(
+        checks.call(exponential, v, squarings), fields.integrate(v, squarings), f"exponential of a field {shape}"
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Exercise 3: Backwards (1 point)
+#
+# `integrate(velocity)` is a displacement $u$. Return the displacement that undoes it, from the same velocity. One line, and it is not
+# $-u$: what is read at $x + u(x)$ has to be undone *there*.
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "backwards", "grade": false, "solution": true, "locked": false}
+# exercise: backwards
+def backwards(velocity):
+    """The displacement (B, N, *spatial) that inverts integrate(velocity)."""
+    ### BEGIN SOLUTION
+    return integrate(-velocity)
+    ### END SOLUTION
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "backwards-check", "grade": true, "solution": false, "locked": true, "points": 1}
+# check: backwards-check
+from course_utils import checks, fields
+
+v = random_velocity((15, 19), 4.0, seed=3)
+checks.agree(
+    checks.call(backwards, v),
+    fields.integrate(-v),
+    "backwards(velocity)",
+    {
+        "minus the displacement is not the inverse: the way back starts elsewhere": -fields.integrate(v),
+        "that is the way there": fields.integrate(v),
+        "minus the velocity is not integrated yet": -v,
+    },
+)
+### BEGIN HIDDEN TESTS
+for seed, shape in enumerate([(21, 10), (7, 9, 8)]):
+    v = random_velocity(shape, 5.0, seed=seed + 40)
+    checks.agree(checks.call(backwards, v), fields.integrate(-v), f"backwards of a field {shape}")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Exercise 4: An inverse without a velocity (2 points)
+#
+# Somebody gives you a displacement only. Its inverse $w$ satisfies $w(x) = -u\bigl(x + w(x)\bigr)$. Start with $w = -u$ and put it in on the
+# right, `iterations` times.
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "fixed-point", "grade": false, "solution": true, "locked": false}
+# exercise: fixed-point
+def fixed_point(displacement, iterations):
+    """The displacement of the inverse map, (B, N, *spatial), after ``iterations`` rounds."""
+    ### BEGIN SOLUTION
+    inverse = -displacement
+    for _ in range(iterations):
+        inverse = -warp(displacement, inverse)
+    return inverse
+    ### END SOLUTION
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "fixed-point-check", "grade": true, "solution": false, "locked": true, "points": 2}
+# check: fixed-point-check
+from course_utils import checks, fields
+
+checks.by_hand(fixed_point, {"invert"}, "put the formula into a loop")
+u = random_velocity((15, 19), 2.0, seed=4)
+exchanged, positive = -u, -u
+for _ in range(4):
+    exchanged, positive = -fields.warp(exchanged, u), fields.warp(u, positive)
+checks.agree(
+    checks.call(fixed_point, u, 4),
+    fields.invert(u, 4),
+    "fixed_point(displacement, iterations=4)",
+    {
+        "no iteration was made: that is -u": -u,
+        "the inverse is warped by u; the formula reads u at x + w(x)": exchanged,
+        "a sign is lost: w = -u(x + w(x))": positive,
+        "one iteration too few, or it starts at 0": fields.invert(u, 3),
+        "one iteration too many": fields.invert(u, 5),
+    },
+    atol=1e-6,
+)
+### BEGIN HIDDEN TESTS
+for seed, (shape, iterations) in enumerate([((21, 10), 0), ((14, 13), 9), ((7, 9, 8), 3)]):
+    u = random_velocity(shape, 2.0, seed=seed + 50)
+    checks.agree(
+        checks.call(fixed_point, u, iterations),
+        fields.invert(u, iterations),
+        f"fixed_point of a field {shape}",
+        atol=1e-6,
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Exercise 5: Is it an inverse? (2 points)
+#
+# Go there and back. The composed displacement should be 0 everywhere; how long is it on average? Return the mean over all
+# voxels of its Euclidean length, a plain number in voxels.
+#
+# <details><summary>Hint</summary>A length is the root of the sum of the squared <em>components</em>, and these are axis 1.</details>
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "residual", "grade": false, "solution": true, "locked": false}
+# exercise: residual
+def residual(there, back):
+    """Mean length, a float in voxels, of the displacement that is left after ``there`` and then ``back``."""
+    ### BEGIN SOLUTION
+    return compose(there, back).norm(dim=1).mean().item()
+    ### END SOLUTION
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "residual-check", "grade": true, "solution": false, "locked": true, "points": 2}
+# check: residual-check
+from course_utils import checks, fields
+
+v, w = random_velocity((15, 19), 3.0, seed=5), random_velocity((15, 19), 3.0, seed=6)
+there, back = fields.integrate(v), fields.integrate(-0.7 * v + 0.2 * w)
+left = fields.compose(there, back)
+checks.agree(
+    checks.call(residual, there, back),
+    left.norm(dim=1).mean().item(),
+    "residual(there, back)",
+    {
+        "displacements are composed, not added": (there + back).norm(dim=1).mean().item(),
+        "they are composed in the other order: first there, then back": fields.compose(back, there)
+        .norm(dim=1)
+        .mean()
+        .item(),
+        "that is the mean over the components too: a vector has one length": left.abs().mean().item(),
+        "that is the length of all numbers as one vector: the length is per voxel": left.norm().item(),
+        "that is the largest length, not the mean": left.norm(dim=1).max().item(),
+        "the mean of squares has no unit of length: take the root first": left.square().sum(1).mean().item(),
+        "the root of the mean of squares is not the mean length": left.square().sum(1).mean().sqrt().item(),
+        "the sum over the voxels, not their mean": left.norm(dim=1).sum().item(),
+        "components that cancel are not a length": left.sum(dim=1).abs().mean().item(),
+    },
+)
+### BEGIN HIDDEN TESTS
+for seed, shape in enumerate([(21, 10), (7, 9, 8)]):
+    v, w = (random_velocity(shape, 3.0, seed=s) for s in (seed + 60, seed + 70))
+    there, back = torch.cat([fields.integrate(v), v]), torch.cat([fields.integrate(-v), w])
+    wanted = float(torch.linalg.vector_norm(fields.compose(there, back), dim=1).mean())
+    checks.agree(checks.call(residual, there, back), wanted, f"residual of fields {shape}")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Exercise 6: Two resolutions, two factors (4 points)
+#
+# To integrate at half resolution, a velocity must be carried to a coarser grid, and its displacement back to the fine one. Samples are
+# interpolated (`F.interpolate`, `mode="bilinear"` or `"trilinear"`, `align_corners=False`). But vectors are in *voxels*, and a
+# voxel of the coarse grid is longer. Write `resize_field(field, shape)` for any two grids over the same field of view; the sizes need not shrink by
+# one common factor.
+#
+# <details><summary>Hint</summary>The displacement "one tenth of the field of view along axis 0" is 4.8 voxels of 48 and 2.4 of 24. So
+# component c grows by new / old, the sizes of axis c.</details>
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "resize", "grade": false, "solution": true, "locked": false}
+# exercise: resize
+def resize_field(field, shape):
+    """A field (B, N, *spatial) in voxels on the grid ``shape`` (N sizes), in voxels of that grid."""
+    ### BEGIN SOLUTION
+    old = field.shape[2:]
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    samples = F.interpolate(field, size=tuple(shape), mode=mode, align_corners=False)
+    factor = torch.tensor([new / n for new, n in zip(shape, old, strict=True)])
+    return samples * factor.view(1, -1, *[1] * len(old))
+    ### END SOLUTION
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "resize-check", "grade": true, "solution": false, "locked": true, "points": 4}
+# check: resize-check
+from course_utils import checks, fields
+
+checks.by_hand(resize_field, {"resize"}, "interpolate the samples, then scale the vectors")
+v = random_velocity((16, 18), 4.0, seed=7)
+samples = F.interpolate(v, size=(8, 24), mode="bilinear", align_corners=False)
+corners = F.interpolate(v, size=(8, 24), mode="bilinear", align_corners=True)
+factor = torch.tensor([8 / 16, 24 / 18]).view(1, 2, 1, 1)
+checks.agree(
+    checks.call(resize_field, v, (8, 24)),
+    fields.resize(v, (8, 24)),
+    "resize_field(velocity (1, 2, 16, 18), (8, 24))",
+    {
+        "the samples are right, the vectors are still in voxels of the old grid": samples,
+        "the factor is the wrong way round: a coarse voxel is longer, so the number of voxels falls": samples / factor,
+        "each component has its own factor; this takes axis 0's for all": samples * 0.5,
+        "each component has its own factor; this takes the last axis's for all": samples * 24 / 18,
+        "the factors are exchanged between the axes": samples * factor.flip(1),
+        "align_corners=True keeps the outer centres; here the outer edges of the two grids coincide": corners * factor,
+        "align_corners=True, and the vectors are still in voxels of the old grid": corners,
+        "the nearest samples were taken: interpolate": F.interpolate(v, size=(8, 24)) * factor,
+    },
+)
+### BEGIN HIDDEN TESTS
+for seed, (old, new) in enumerate([((15, 20), (31, 10)), ((8, 10, 6), (4, 5, 3)), ((5, 7, 6), (10, 9, 13))]):
+    v = random_velocity(old, 4.0, seed=seed + 80)
+    checks.agree(checks.call(resize_field, v, new), fields.resize(v, new), f"resize_field from {old} to {new}")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Exercise 7: Meeting half-way (3 points)
+#
+# Why should one image do all the moving? If $\exp(v)$ carries the moving image to the fixed one, then after *half* of the
+# time the moving image is half-way there; and the fixed image, followed backwards for half of the time, meets it. Return both
+# images as they look at the meeting point.
+#
+# <details><summary>Hint</summary>Half of the time with velocity v is one unit of time with velocity v / 2.</details>
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "halfway", "grade": false, "solution": true, "locked": false}
+# exercise: halfway
+def halfway(moving, fixed, velocity):
+    """(moving, fixed), each (B, C, *spatial), warped to the point half-way along exp(velocity)."""
+    ### BEGIN SOLUTION
+    return warp(moving, integrate(velocity / 2)), warp(fixed, integrate(-velocity / 2))
+    ### END SOLUTION
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "halfway-check", "grade": true, "solution": false, "locked": true, "points": 3}
+# check: halfway-check
+from course_utils import checks, fields
+
+v = random_velocity((22, 19), 8.0, seed=8)
+m, f = torch.rand(2, 1, 1, 22, 19, generator=torch.Generator().manual_seed(8))
+whole = fields.integrate(v)
+meet_m, meet_f = fields.warp(m, fields.integrate(v / 2)), fields.warp(f, fields.integrate(-v / 2))
+checks.agree(
+    checks.call(halfway, m, f, v),
+    (meet_m, meet_f),
+    "halfway(moving, fixed, velocity)",
+    {
+        "half of the displacement is not the flow of half the time: halve the velocity, then integrate": (
+            fields.warp(m, whole / 2),
+            fields.warp(f, fields.integrate(-v) / 2),
+        ),
+        "half of the displacement, and its negative: halve the velocity, then integrate": (
+            fields.warp(m, whole / 2),
+            fields.warp(f, -whole / 2),
+        ),
+        "the fixed image goes backwards by the flow of -v / 2, not by minus the displacement": (
+            meet_m,
+            fields.warp(f, -fields.integrate(v / 2)),
+        ),
+        "both images go forwards: they pass each other": (meet_m, fields.warp(f, fields.integrate(v / 2))),
+        "each image goes the whole way": (fields.warp(m, whole), fields.warp(f, fields.integrate(-v))),
+        "the moving image goes the whole way, the fixed one stays": (fields.warp(m, whole), f),
+        "the two are exchanged: the moving image follows v": (
+            fields.warp(m, fields.integrate(-v / 2)),
+            fields.warp(f, fields.integrate(v / 2)),
+        ),
+    },
+)
+### BEGIN HIDDEN TESTS
+for seed, shape in enumerate([(21, 16), (9, 11, 8)]):
+    v = random_velocity(shape, 6.0, seed=seed + 90)
+    m, f = torch.rand(2, 2, 3, *shape, generator=torch.Generator().manual_seed(seed))
+    v = torch.cat([v, -0.5 * v])
+    wanted = fields.warp(m, fields.integrate(v / 2)), fields.warp(f, fields.integrate(-v / 2))
+    checks.agree(checks.call(halfway, m, f, v), wanted, f"halfway of images {shape}")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Exercise 8: How many squarings? (4 points)
+#
+# Seven is a habit. A gentle velocity needs fewer, and each one costs a warp. Find the smallest number of squarings $K \ge 0$
+# that is good enough: taking twice as many time steps, $K + 1$ squarings, moves *no* voxel by more than `tolerance` (in
+# voxels, Euclidean length). If not even `most` is good enough, raise a `ValueError` that says so: the velocity is too rough for its grid, and somebody
+# should know.
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "enough", "grade": false, "solution": true, "locked": false}
+# exercise: enough
+def enough_squarings(velocity, tolerance, most=12):
+    """The smallest K in 0 ... most such that integrate(v, K) and integrate(v, K + 1) nowhere differ by more than tolerance.
+
+    Raises:
+        ValueError: there is none.
+    """
+    ### BEGIN SOLUTION
+    current = integrate(velocity, 0)
+    for squarings in range(most + 1):
+        finer = integrate(velocity, squarings + 1)
+        if (finer - current).norm(dim=1).max() <= tolerance:
+            return squarings
+        current = finer
+    raise ValueError(f"not even {most} squarings are within {tolerance} voxel of {most + 1}: smooth the velocity")
+    ### END SOLUTION
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "enough-check", "grade": true, "solution": false, "locked": true, "points": 4}
+# check: enough-check
+import itertools
+
+from course_utils import checks, fields
+
+
+def enough_answers(velocity, tolerance):
+    """The right number, and the numbers to which known mistakes lead."""
+    flows = [fields.integrate(velocity, k) for k in range(14)]
+    changes = [b - a for a, b in itertools.pairwise(flows)]
+
+    def first(measure):
+        return next(k for k, change in enumerate(changes) if measure(change) <= tolerance)
+
+    right = first(lambda change: change.norm(dim=1).max())
+    return right, {
+        "that is K + 1: the coarser of the two is good enough already": right + 1,
+        "one too few: the change from this K to K + 1 is above the tolerance": right - 1,
+        "on average it is good enough; it should be so at every voxel": first(lambda change: change.norm(dim=1).mean()),
+        "in each component it is good enough; the length of the vector counts": first(
+            lambda change: change.abs().max()
+        ),
+    }
+
+
+for seed, length, tolerance in [(9, 0.0, 0.1), (9, 2.0, 0.05), (10, 6.0, 0.05), (11, 9.0, 0.1)]:
+    v = random_velocity((30, 26), length or 1.0, seed=seed, smoothness=9) * (length > 0)
+    answer, others = enough_answers(v, tolerance)
+    checks.agree(
+        checks.call(enough_squarings, v, tolerance),
+        answer,
+        f"enough_squarings of a velocity of {length} voxels",
+        others,
+    )
+rough = 20 * torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+checks.raises(ValueError, enough_squarings, rough, 1e-3, 3, what="enough_squarings(noise, 0.001, most=3)")
+### BEGIN HIDDEN TESTS
+for seed, shape, tolerance in [(0, (25, 31), 0.02), (1, (25, 31), 0.3), (2, (11, 12, 10), 0.05), (3, (28, 19), 0.007)]:
+    v = random_velocity(shape, 5.0, seed=seed + 100, smoothness=7)
+    v = torch.cat([0.3 * v, v])
+    answer, others = enough_answers(v, tolerance)
+    result = checks.call(enough_squarings, v, tolerance)
+    checks.agree(result, answer, f"enough_squarings of another velocity {shape}", others)
+    checks.agree(checks.call(enough_squarings, v, tolerance, answer), answer, f"enough_squarings with most={answer}")
+    if answer:
+        checks.raises(
+            ValueError, enough_squarings, v, tolerance, answer - 1, what=f"enough_squarings with most={answer - 1}"
+        )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# Velocities, flows, inverses, two resolutions: all that VoxelMorph needs beside its convolutions. Next:
+# [04 VoxelMorph](04_voxelmorph.ipynb).
