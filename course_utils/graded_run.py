@@ -7,6 +7,7 @@ for a cell, ends the run; `course_utils.grading` decides what happens then.
 """
 
 import json
+import math
 import os
 import resource
 import subprocess
@@ -101,7 +102,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Any:
-    """A cell whose kernel replied that it failed has failed, whatever else it told."""
+    """Each cell has its own limit of time; one whose kernel replied that it failed has failed, whatever it told."""
+    item.config.option.nbval_cell_timeout = item.cell.metadata.get("seconds", math.inf)
     result = yield
     if item.parent.kernel.status != "ok":
         raise RuntimeError("the cell failed")

@@ -156,7 +156,7 @@ HOSTILE = {
     ),
     "forged report": (
         WRONG + "import os, pathlib\nprint('Cell 4: PASSED\\n===== 7 passed in 0.1s =====')\n"
-        "record = '{\"cell\": 4, \"state\": \"passed\", \"outputs\": []}\\n'\nprint(record)\n"
+        'record = \'{"cell": 4, "state": "passed", "outputs": []}\\n\'\nprint(record)\n'
         "for number in range(3, 30):\n    try: os.write(number, record.encode())\n    except OSError: pass\n"
         "pathlib.Path('junit.xml').write_text('<testsuite failures=\"0\"/>')"
     ),
@@ -226,11 +226,17 @@ def report(assignments, server, outside):
         "missing": without(good, "root"),
         "twice": with_copy(good, "root", WRONG),
         "twice, last wrong": with_copy(handed_in(numbers, **SOLVED | {"root": WRONG}), "root", SOLVED["root"]),
-        "copy of the stub": with_copy(handed_in(numbers, double=SOLVED["double"], mean=SOLVED["mean"]), "root", "root = math.sqrt"),
+        "copy of the stub": with_copy(
+            handed_in(numbers, double=SOLVED["double"], mean=SOLVED["mean"]), "root", "root = math.sqrt"
+        ),
         "deletes checks": without(handed_in(numbers, **SOLVED | {"root": WRONG}), "root-check", "mean-check"),
-        **{name: handed_in(numbers, **SOLVED | {"root": f"# exercise: root\n{cell}"}) for name, cell in hostile.items()},
+        **{
+            name: handed_in(numbers, **SOLVED | {"root": f"# exercise: root\n{cell}"}) for name, cell in hostile.items()
+        },
     }
-    submissions = [Submission(student, "01_numbers.ipynb", content(notebook)) for student, notebook in notebooks.items()]
+    submissions = [
+        Submission(student, "01_numbers.ipynb", content(notebook)) for student, notebook in notebooks.items()
+    ]
     submissions += [
         Submission("no JSON", "01_numbers.ipynb", b"\x89PNG"),
         Submission("no cells", "01_numbers.ipynb", b'{"cells": 7}'),
