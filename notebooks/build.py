@@ -3,11 +3,15 @@
 The source is what people edit; JupyterLab, when it saves a notebook, writes the source too. "build" executes a source
 from top to bottom with the built-in cohort and the quick profile, and stores the notebook only if every cell succeeded
 and every rule of the course holds; "check" proves that what is stored belongs to its source.
+
+Assignments have sources of their own, with solutions and hidden tests (course_utils/assignments.py): of these, "build"
+writes the students' notebooks, not executed; "release" and "instructor" write what a class and what nbgrader needs.
 """
 
 import hashlib
 import os
 import re
+import shutil
 import socket
 import sys
 import tempfile
@@ -25,6 +29,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
+from course_utils.assignments import STUB, assignment_sources, read_assignment, student_version
 from course_utils.cli import run
 from course_utils.errors import CourseError
 
@@ -53,6 +58,34 @@ COLAB_BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
     "(https://colab.research.google.com/github/{slug}/blob/main/notebooks/{name}.ipynb)"
 )
+
+STUDENTS_README = """\
+# Deformable medical image registration: notebooks and assignments
+
+You need Python 3.11 or newer. In this folder:
+
+```sh
+python3 -m venv .venv
+source .venv/bin/activate
+pip install -e ".[notebooks,test]"
+python -m jupyterlab notebooks/00_start_here.ipynb
+```
+
+The lectures are in `notebooks`, the assignments in `notebooks/assignments`. Every exercise has a cell to fill and a check
+below it. To see your points on the checks that you can see:
+
+```sh
+python -m course_utils check notebooks/assignments/02_warping.ipynb
+```
+
+Hand in the notebook of an assignment, nothing else.
+"""
+
+NBGRADER_CONFIG = f"""\
+c = get_config()  # noqa: F821
+c.CourseDirectory.course_id = "registration"
+c.ClearSolutions.code_stub = {{"python": {STUB!r}}}
+"""
 
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(?:root|home|Users|tmp|work|private|opt|usr|var|mnt|content)/[\w./-]*")
 MACHINE_HOST = re.compile(r"\b(?:localhost|\d{1,3}(?:\.\d{1,3}){3}):\d+|Looking in (?:indexes|links)")
@@ -199,13 +232,7 @@ def _source_problems(source: Path) -> Iterator[str]:
     root = source.parents[2]
     address = repository_address(root)
     cells = read_source(source).cells
-    first = cells[0].source
-    if cells[0].cell_type != "markdown" or not first.startswith("# "):
-        yield "the first cell is not Markdown with the title"
-    if not re.search(r"^\|\s*minutes\s*\|\s*[\d.<]+\s*\|\s*[\d.<]+\s*\|", first, re.MULTILINE):
-        yield "the first cell has no table row '| minutes | CPU | GPU |' with two numbers"
-    if COLAB_BADGE.format(slug=repository_slug(address), name=source.stem) not in first:
-        yield "the first cell's Colab badge does not lead to this notebook at the repository's address"
+    yield from _first_cell_problems(cells[0], address, source.stem)
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     if not code or code[0] != SETUP_CELL.format(address=address):
         yield "the first code cell is not the setup cell of notebooks/build.py"
@@ -216,6 +243,15 @@ def _source_problems(source: Path) -> Iterator[str]:
     following = everything[everything.index(source) + 1 :]
     if following and f"({following[0].stem}.ipynb)" not in cells[-1].source:
         yield f"the last cell does not link to the next notebook, {following[0].stem}.ipynb"
+
+
+def _first_cell_problems(cell: NotebookNode, address: str, name: str) -> Iterator[str]:
+    if cell.cell_type != "markdown" or not cell.source.startswith("# "):
+        yield "the first cell is not Markdown with the title"
+    if not re.search(r"^\|\s*minutes\s*\|\s*[\d.<]+\s*\|\s*[\d.<]+\s*\|", cell.source, re.MULTILINE):
+        yield "the first cell has no table row '| minutes | CPU | GPU |' with two numbers"
+    if COLAB_BADGE.format(slug=repository_slug(address), name=name) not in cell.source:
+        yield "the first cell's Colab badge does not lead to this notebook at the repository's address"
 
 
 def _notebook_problems(source: Path, notebook: NotebookNode) -> Iterator[str]:
@@ -240,6 +276,47 @@ def _notebook_problems(source: Path, notebook: NotebookNode) -> Iterator[str]:
     for text in (text for _, output in outputs for text in _texts(output)):
         if match := MACHINE_PATH.search(text) or MACHINE_HOST.search(text) or re.search(rf"\b{host}\b", text):
             yield f"an output tells of the machine: {match[0]}"
+
+
+def assignments(root: Path = ROOT) -> list[Path]:
+    """The assignments' sources in order."""
+    return assignment_sources(root / "notebooks" / "assignments" / "sources")
+
+
+def write_student_version(source: Path) -> Path:
+    """Store the student's notebook of an assignment, whole or not at all.
+
+    Raises:
+        CourseError: the source breaks the format, or a rule; the old notebook then stays.
+    """
+    if found := list(_assignment_problems(source)):
+        print(*(f"{source.name}: {problem}" for problem in found), sep="\n", file=sys.stderr)
+        raise CourseError(f"the student's {source.stem}.ipynb was not written; mend what is named above")
+    target = notebook_of(source)
+    temporary = target.with_name(f"{target.name}.part")
+    nbformat.write(student_version(read_assignment(source)), temporary)
+    os.replace(temporary, target)
+    return target
+
+
+def assignment_problems(source: Path) -> list[str]:
+    """What is wrong with an assignment's source and its student's notebook; empty if they belong together."""
+    target = notebook_of(source)
+    found = list(_assignment_problems(source))
+    if not target.exists():
+        return [*found, f"{target.name} is missing; build it"]
+    if nbformat.read(target, as_version=4) != student_version(read_assignment(source)):
+        found.append("the student's notebook is not the source's; build it again")
+    return found
+
+
+def _assignment_problems(source: Path) -> Iterator[str]:
+    address = repository_address(source.parents[3])
+    cells = read_assignment(source).cells
+    yield from _first_cell_problems(cells[0], address, f"assignments/{source.stem}")
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    if code[0] != SETUP_CELL.format(address=address):
+        yield "the first code cell is not the setup cell of notebooks/build.py"
 
 
 def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
@@ -274,7 +351,9 @@ Numbers = Annotated[list[str] | None, typer.Argument(help="Two-digit numbers of 
 
 @app.command()
 def build(numbers: Numbers = None) -> None:
-    """Execute sources and write their notebooks."""
+    """Execute sources and write their notebooks; without numbers, the assignments' students' notebooks too."""
+    for source in [] if numbers else assignments():
+        print(f"assignments/{write_student_version(source).name}")
     with tempfile.TemporaryDirectory(prefix="course-") as folder:
         for source in _chosen(numbers or []):
             began = time.perf_counter()
@@ -284,11 +363,77 @@ def build(numbers: Numbers = None) -> None:
 
 @app.command()
 def check(numbers: Numbers = None) -> None:
-    """Prove that the stored notebooks belong to their sources and keep the course's rules."""
+    """Prove that the stored notebooks, the assignments' too, belong to their sources and keep the course's rules."""
     found = [f"{source.name}: {problem}" for source in _chosen(numbers or []) for problem in problems(source)]
+    for source in [] if numbers else assignments():
+        found += [f"assignments/{source.name}: {problem}" for problem in assignment_problems(source)]
     if found:
         print(*found, sep="\n", file=sys.stderr)
         raise CourseError(f"{len(found)} problems in the notebooks; mend the source, then build it again")
+
+
+Out = Annotated[Path, typer.Option(help="A folder; what the same command has written there before is replaced.")]
+
+
+@app.command()
+def release(out: Out = ROOT / "release") -> None:
+    """Write what students get: lectures, assignments without solutions and hidden tests, and the package to install."""
+    for path in write_release(out):
+        print(path)
+
+
+def write_release(out: Path, root: Path = ROOT) -> list[str]:
+    """Write the students' bundle, whole or not at all; returns its files' paths, relative to ``out``.
+
+    Raises:
+        CourseError: a stored notebook does not belong to its source, or ``out`` holds something else.
+    """
+    for source in assignments(root):
+        if found := assignment_problems(source):
+            raise CourseError(f"assignments/{source.name}: {found[0]}")
+    stored = [path for path in map(notebook_of, sources(root)) if path.exists()]
+    students = [notebook_of(source) for source in assignments(root)]
+    package = [*sorted((root / "course_utils").glob("*.py")), root / "pyproject.toml", root / "LICENSE"]
+    files = {path.relative_to(root): path.read_text(encoding="utf-8") for path in (*stored, *students, *package)}
+    return _write_folder(out, {Path("README.md"): STUDENTS_README} | files)
+
+
+@app.command()
+def instructor(out: Out = ROOT / "nbgrader") -> None:
+    """Write the assignments with solutions and hidden tests as nbgrader wants them: source/NN_topic/NN_topic.ipynb."""
+    for path in write_instructor_versions(out):
+        print(path)
+
+
+def write_instructor_versions(out: Path, root: Path = ROOT) -> list[str]:
+    """Write nbgrader's course folder, whole or not at all; returns its files' paths, relative to ``out``.
+
+    Raises:
+        CourseError: a source breaks the format, or ``out`` holds something else.
+    """
+    files = {Path("nbgrader_config.py"): NBGRADER_CONFIG}
+    for source in assignments(root):
+        name = Path("source", source.stem, f"{source.stem}.ipynb")
+        files[name] = nbformat.writes(read_assignment(source)) + "\n"
+    return _write_folder(out, files)
+
+
+def _write_folder(out: Path, files: dict[Path, str]) -> list[str]:
+    """Write texts into a folder that is new, or whose first file says that the same command has written it."""
+    mark, text = next(iter(files.items()))
+    out = out.resolve()
+    if out.exists():
+        empty = out.is_dir() and not any(out.iterdir())
+        if not empty and not ((out / mark).is_file() and (out / mark).read_text(encoding="utf-8") == text):
+            raise CourseError(f"{out} holds something else; name a new folder with --out")
+    partial = out.with_name(f".{out.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    for path, content in files.items():
+        (partial / path).parent.mkdir(parents=True, exist_ok=True)
+        (partial / path).write_text(content, encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+    return [path.as_posix() for path in files]
 
 
 @app.command()
