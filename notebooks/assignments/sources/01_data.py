@@ -73,7 +73,7 @@ import nibabel
 
 from course_utils import checks
 
-oblique = np.array([[0.0, -1.2, 0.3, 90], [0.9, 0, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])  # a tilted scan
+oblique = np.array([[0.2, -1.2, 0.3, 90], [0.9, -0.1, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])  # a tilted scan
 linear, start, voxel = oblique[:3, :3], oblique[:3, 3], np.array([10, 20, 15])
 checks.agree(
     checks.call(world_coordinates, oblique, voxel),
@@ -118,7 +118,7 @@ import nibabel
 
 from course_utils import checks
 
-oblique = np.array([[0.0, -1.2, 0.3, 90], [0.9, 0, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])
+oblique = np.array([[0.2, -1.2, 0.3, 90], [0.9, -0.1, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])
 linear = oblique[:3, :3]
 checks.agree(
     checks.call(voxel_size, oblique),

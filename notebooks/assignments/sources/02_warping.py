@@ -555,7 +555,9 @@ for reverse, negate, scale in itertools.product((False, True), repeat=3):
         {
             "it comes back as it was sent": sent,
             "it is still in mm": u * mm,
-            "it is still in mm and points the other way": -u * mm,
+            "it is still in mm, and points the other way": -u * mm,
+            "it is still in mm, and its components are in reverse order": (u * mm).flip(1),
+            "it is still in mm, points the other way, and its components are in reverse order": -(u * mm).flip(1),
             "each component is divided by the spacing of another axis: order first, then unit": u * mm / mm.flip(1),
             "that is the possibility with the wrong sign": -u,
         },

@@ -564,7 +564,8 @@ def symmetric_case(shape, seed):
         {
             "the two velocities are added: they point in opposite directions, so subtract": answer((v + w) / 2),
             "the half is missing: two answers of one length, and the mean is meant": answer(v - w),
-            "that is the model's own answer, asked one way only": answer(v),
+            "that is the model's own answer, asked one way only": list(there),
+            "that is the flow of the model's own velocity, asked one way only": answer(v),
             "the sign is the wrong way round: v(moving, fixed) counts positive": answer((w - v) / 2),
             "the displacements are averaged; the mean of two displacements is not the flow of the mean velocity": answer(
                 (v - w) / 2, (there.displacement - back.displacement) / 2
