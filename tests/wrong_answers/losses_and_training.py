@@ -87,7 +87,8 @@ WRONG = [
     ("diffusion", "return field.square().mean()", "not their differences"),
     (
         "diffusion",
-        "axes = tuple(range(2, field.ndim))\nreturn torch.stack([s.square().mean() for s in torch.gradient(field, dim=axes)]).mean()",
+        "slopes = torch.gradient(field, dim=tuple(range(2, field.ndim)))\n"
+        "return torch.stack([s.square().mean() for s in slopes]).mean()",
         "central differences see nothing",
     ),
     (
