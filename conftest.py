@@ -33,6 +33,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _make_cohort()
 
 
+@pytest.fixture(scope="session")
+def built_in_cohort() -> None:
+    """For tests that run notebooks' cells by themselves."""
+    _make_cohort()
+
+
 @cache
 def _make_cohort() -> None:
     """Before the first notebook: two workers must not fill one folder at a time."""

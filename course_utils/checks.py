@@ -123,10 +123,10 @@ def _number_difference(got: Any, expected: float, rtol: float, atol: float) -> s
 def _array_difference(got: Any, expected: Any, rtol: float, atol: float) -> str | None:
     if got.dtype != expected.dtype:
         return f"its values should be {expected.dtype} and are {got.dtype}"
-    shape, wanted = tuple(got.shape), tuple(expected.shape)
-    if shape != wanted:
-        return f"its shape should be {wanted} and is {shape}{_shape_hint(shape, wanted)}"
     got, expected = _values(got), _values(expected)
+    if got.shape != expected.shape:
+        hint = _shape_hint(got.shape, expected.shape)
+        return f"its shape should be {expected.shape} and is {got.shape}{hint}"
     both_nan = (got != got) & (expected != expected)
     if (odd := ~_isfinite(got) & _isfinite(expected)).any():
         return f"{int(odd.sum())} of its {got.size} values are NaN or infinite: a division by zero?"

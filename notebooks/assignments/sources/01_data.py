@@ -1,20 +1,22 @@
 # %% [markdown]
 # # Assignment 1: data and slices
 #
-# Notebook 01 opened a scan, brought a cohort to one scale and split it. Now you write those pieces: where a voxel lies, what
-# its intensities mean, which slice to look at, how large a structure is, who may be in the test set, and how badly a pair
-# needs registering. At the end they are enough to draw a cohort's pairs without ever holding a list of them.
+# Notebook 01 opened a scan, brought a cohort to one scale and split it. Now you write those pieces: where a voxel
+# lies, what its intensities mean, which slice to look at, how large a structure is, who may be in the test set, and
+# how badly a pair needs registering. At the end they are enough to draw a cohort's pairs without ever holding a list
+# of them.
 #
 # | | CPU | GPU |
 # |---|---|---|
 # | minutes | 60 | 60 |
 #
-# # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/01_data.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/01_data.ipynb)
 #
-# **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line of the
-# cell, which names the exercise. The cell below each exercise checks it: no message means that all visible checks pass; a
-# message tells what was got, what was expected and, where it is known, the likely mistake. Your teacher's checks ask the same
-# questions of other data. The exercises do not build on each other: leave one out and go on.
+# **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
+# of the cell, which names the exercise. The cell below each exercise checks it: no message means that all visible
+# checks pass; a message tells what was got, what was expected and, where it is known, the likely mistake. Your
+# teacher's checks ask the same questions of other data. The exercises do not build on each other: leave one out and
+# go on.
 
 # %%
 # The same in every notebook: installs the course where it is missing (Colab), then begins the session.
@@ -50,12 +52,12 @@ slices(volumes["image"], volumes["label"], names=names, spacing=spacing)
 # %% [markdown]
 # ## Exercise 1: Where in the scanner is a voxel? (1 point)
 #
-# The affine of a NIfTI file is a 4 × 4 matrix. Its upper left 3 × 3 block $A$ holds, as columns, the steps in mm along each
-# array axis; the first three numbers of its last column, $t$, are the position of voxel (0, 0, 0). Return the position of a
-# voxel in mm, an array of shape (3,).
+# The affine of a NIfTI file is a 4 × 4 matrix. Its upper left 3 × 3 block $A$ holds, as columns, the steps in mm
+# along each array axis; the first three numbers of its last column, $t$, are the position of voxel (0, 0, 0). Return
+# the position of a voxel in mm, an array of shape (3,).
 #
-# <details><summary>Hint</summary>One line. NumPy multiplies matrices with <code>@</code>; <code>*</code> multiplies element by
-# element.</details>
+# <details><summary>Hint</summary>One line. NumPy multiplies matrices with <code>@</code>; <code>*</code> multiplies
+# element by element.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "world-coordinates", "grade": false, "solution": true, "locked": false}
@@ -73,7 +75,7 @@ import nibabel
 
 from course_utils import checks
 
-oblique = np.array([[0.0, -1.2, 0.3, 90], [0.9, 0, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])  # a tilted scan
+oblique = np.array([[0.2, -1.2, 0.3, 90], [0.9, -0.1, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])  # a tilted scan
 linear, start, voxel = oblique[:3, :3], oblique[:3, 3], np.array([10, 20, 15])
 checks.agree(
     checks.call(world_coordinates, oblique, voxel),
@@ -99,8 +101,8 @@ for seed in range(3):
 # %% [markdown]
 # ## Exercise 2: How large is a voxel? (1 point)
 #
-# A step along an array axis moves you by a column of $A$; how far is that? Return the three lengths in mm. The file's header
-# repeats them as its *zooms*, but the scan may be tilted: then no single number of the affine is the answer.
+# A step along an array axis moves you by a column of $A$; how far is that? Return the three lengths in mm. The file's
+# header repeats them as its *zooms*, but the scan may be tilted: then no single number of the affine is the answer.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "voxel-size", "grade": false, "solution": true, "locked": false}
@@ -118,7 +120,7 @@ import nibabel
 
 from course_utils import checks
 
-oblique = np.array([[0.0, -1.2, 0.3, 90], [0.9, 0, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])
+oblique = np.array([[0.2, -1.2, 0.3, 90], [0.9, -0.1, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])
 linear = oblique[:3, :3]
 checks.agree(
     checks.call(voxel_size, oblique),
@@ -142,11 +144,12 @@ for seed in range(3):
 # %% [markdown]
 # ## Exercise 3: One scale for every scanner (2 points)
 #
-# MR has no unit. Stretch each volume so that its 0.5th percentile becomes 0 and its 99.5th becomes 1, and clip what lies
-# beyond. The maximum would not do in place of a percentile: one bright voxel would decide the contrast of all others.
+# MR has no unit. Stretch each volume so that its 0.5th percentile becomes 0 and its 99.5th becomes 1, and clip what
+# lies beyond. The maximum would not do in place of a percentile: one bright voxel would decide the contrast of all
+# others.
 #
-# <details><summary>Hint</summary><code>np.percentile</code> takes a tensor too; give it both percentiles at once. Mind the type:
-# a tensor of float32 should come back.</details>
+# <details><summary>Hint</summary><code>np.percentile</code> takes a tensor too; give it both percentiles at once.
+# Mind the type: a tensor of float32 should come back.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "intensities", "grade": false, "solution": true, "locked": false}
@@ -193,12 +196,13 @@ for seed, shape in enumerate([(1, 40, 50), (1, 12, 17, 21)]):
 # %% [markdown]
 # ## Exercise 4: The slice that shows most (3 points)
 #
-# In the arrays of this course axis 0 runs to the patient's right, axis 1 to the front, axis 2 to the top. A *coronal* slice has one place along axis 1.
-# Find the coronal slice with the most labelled voxels (label > 0), and return its index and the image there. Both volumes
-# have a channel in front: (1, X, Y, Z). If two slices have equally many, take the first.
+# In the arrays of this course axis 0 runs to the patient's right, axis 1 to the front, axis 2 to the top. A *coronal*
+# slice has one place along axis 1. Find the coronal slice with the most labelled voxels (label > 0), and return its
+# index and the image there. Both volumes have a channel in front: (1, X, Y, Z). If two slices have equally many, take
+# the first.
 #
-# <details><summary>Hint</summary>Sum over every axis but one, then <code>argmax</code>. With the channel, array axis 1 is
-# <code>dim=2</code> of the tensor.</details>
+# <details><summary>Hint</summary>Sum over every axis but one, then <code>argmax</code>. With the channel, array axis
+# 1 is <code>dim=2</code> of the tensor.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "richest-slice", "grade": false, "solution": true, "locked": false}
@@ -303,15 +307,15 @@ for seed in range(3):
 # %% [markdown]
 # ## Exercise 6: A test set that has met nobody (3 points)
 #
-# Somebody hands you a list of pairs of subjects' names, `[("a", "b"), ("b", "c"), ...]`, and the names of the test subjects.
-# Which pairs may train, and which may test? A pair with one foot on each side may do neither. Return the two lists; each in
-# the order of the original.
+# Somebody hands you a list of pairs of subjects' names, `[("a", "b"), ("b", "c"), ...]`, and the names of the test
+# subjects. Which pairs may train, and which may test? A pair with one foot on each side may do neither. Return the
+# two lists; each in the order of the original.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "split-pairs", "grade": false, "solution": true, "locked": false}
 # exercise: split-pairs
 def split_pairs(pairs, test_subjects):
-    """(training pairs, test pairs), two lists: no subject of a training pair is in ``test_subjects``, all of a test pair are."""
+    """(training pairs, test pairs), two lists: none of a training pair is in ``test_subjects``, both of a test pair."""
     ### BEGIN SOLUTION
     test = set(test_subjects)
     return [p for p in pairs if not test & set(p)], [p for p in pairs if test >= set(p)]
@@ -365,11 +369,12 @@ for held in (people[:4], people[3:10], [], people):
 # %% [markdown]
 # ## Exercise 7: How badly does it need registering? (3 points)
 #
-# The overlap of structure $s$ in two label maps: $2\,|A_s \cap B_s| / (|A_s| + |B_s|)$. Return a dictionary from label value
-# to Dice. What if neither map has the structure? There is nothing to measure, and 0 would be as wrong as 1: return `nan`.
+# The overlap of structure $s$ in two label maps: $2\,|A_s \cap B_s| / (|A_s| + |B_s|)$. Return a dictionary from
+# label value to Dice. What if neither map has the structure? There is nothing to measure, and 0 would be as wrong as
+# 1: return `nan`.
 #
-# <details><summary>Hint</summary><code>&</code> of two truth-value tensors is their intersection. <code>float("nan")</code> is
-# not a number.</details>
+# <details><summary>Hint</summary><code>&</code> of two truth-value tensors is their intersection.
+# <code>float("nan")</code> is not a number.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "overlap", "grade": false, "solution": true, "locked": false}
@@ -429,21 +434,23 @@ for seed, shape in enumerate([(1, 21, 17), (1, 9, 8, 7)]):
 # %% [markdown]
 # ## Exercise 8: A million pairs that cost nothing (5 points)
 #
-# Training draws pairs for as long as it likes. A list of them would fill the memory, and a generator that draws as it goes
-# could not be resumed: pair 5000 would depend on the 4999 before. Design a class of which pair number $i$ *follows from $i$ and the seed*:
+# Training draws pairs for as long as it likes. A list of them would fill the memory, and a generator that draws as it
+# goes could not be resumed: pair 5000 would depend on the 4999 before. Design a class of which pair number $i$
+# *follows from $i$ and the seed*:
 #
-# - `RandomPairs(subjects, count, seed)`; `len(pairs)` is `count`; `pairs[i]` is a tuple `(fixed, moving)` of two different
-#   subjects; an index of `count` or more, or below 0, raises `IndexError`.
-# - The same index gives the same pair, in any order of asking, in another object with the same seed, and whatever the global
-#   random state is. Another seed gives other pairs.
-# - Fair: in the pairs 0 to n − 1 of n subjects, and in n to 2n − 1, and so on, everybody is fixed once and moving once.
+# - `RandomPairs(subjects, count, seed)`; `len(pairs)` is `count`; `pairs[i]` is a tuple `(fixed, moving)` of two
+#   different subjects; an index of `count` or more, or below 0, raises `IndexError`.
+# - The same index gives the same pair, in any order of asking, in another object with the same seed, and whatever the
+#   global random state is. Another seed gives other pairs.
+# - Fair: in the pairs 0 to n − 1 of n subjects, and in n to 2n − 1, and so on, everybody is fixed once and moving
+#   once.
 # - But not always the same: from one such block to the next, the partners change.
 #
-# <details><summary>Hint 1</summary>Pair <code>i</code> is number <code>i % n</code> of block <code>i // n</code>. Within a block
-# you need a random order of the subjects. <code>np.random.default_rng([seed, block])</code> is a generator that depends on
-# both numbers and on nothing else.</details>
-# <details><summary>Hint 2</summary>Put the shuffled subjects on a circle. Who is everybody's moving partner, so that nobody
-# meets themselves and nobody is chosen twice?</details>
+# <details><summary>Hint 1</summary>Pair <code>i</code> is number <code>i % n</code> of block <code>i // n</code>.
+# Within a block you need a random order of the subjects. <code>np.random.default_rng([seed, block])</code> is a
+# generator that depends on both numbers and on nothing else.</details>
+# <details><summary>Hint 2</summary>Put the shuffled subjects on a circle. Who is everybody's moving partner, so that
+# nobody meets themselves and nobody is chosen twice?</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "random-pairs", "grade": false, "solution": true, "locked": false}
@@ -514,5 +521,5 @@ assert len({pairs[i] for i in range(12 * 40)}) > 100, "forty blocks of twelve su
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# That is all. You can now say of any scan where its voxels lie and what they mean, and of any experiment whether its test
-# set was honest. Next: [02 Warping](02_warping.ipynb), after the lecture of that name.
+# That is all. You can now say of any scan where its voxels lie and what they mean, and of any experiment whether its
+# test set was honest. Next: [02 Warping](02_warping.ipynb), after the lecture of that name.

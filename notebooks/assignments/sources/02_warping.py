@@ -1,21 +1,22 @@
 # %% [markdown]
 # # Assignment 2: warping and Jacobians
 #
-# Notebook 02 moved a picture. Here you write the warp yourself, one conversion at a time, then what every result is judged
-# by: the Jacobian determinant. Most mistakes in this trade run without an error: a sign, an axis order, half a voxel, a unit.
-# The checks know them by name. The last exercise turns the tables: a field arrives from another tool, and you find out what
-# is wrong with it.
+# Notebook 02 moved a picture. Here you write the warp yourself, one conversion at a time, then what every result is
+# judged by: the Jacobian determinant. Most mistakes in this trade run without an error: a sign, an axis order, half a
+# voxel, a unit. The checks know them by name. The last exercise turns the tables: a field arrives from another tool,
+# and you find out what is wrong with it.
 #
 # | | CPU | GPU |
 # |---|---|---|
 # | minutes | 75 | 75 |
 #
-# # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/02_warping.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/02_warping.ipynb)
 #
-# **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line of the
-# cell, which names the exercise. The cell below each exercise checks it: no message means that all visible checks pass.
-# Your teacher's checks ask the same questions of other data, in 2-D and 3-D. The exercises do not build on each other.
-# Where one asks for your own code, the functions of the course and of MONAI that do the same are not allowed.
+# **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
+# of the cell, which names the exercise. The cell below each exercise checks it: no message means that all visible
+# checks pass. Your teacher's checks ask the same questions of other data, in 2-D and 3-D. The exercises do not build
+# on each other. Where one asks for your own code, the functions of the course and of MONAI that do the same are not
+# allowed.
 
 # %%
 # The same in every notebook: installs the course where it is missing (Colab), then begins the session.
@@ -58,16 +59,16 @@ truth = torch.cat(
 panel({"moving": moving}, spacing=spacing)
 
 # %% [markdown]
-# The convention: a displacement $u$ is a tensor (B, N, \*spatial) in voxels, its component $c$ moves along array axis $c$, and
-# $\text{moved}(x) = \text{moving}\bigl(x + u(x)\bigr)$.
+# The convention: a displacement $u$ is a tensor (B, N, \*spatial) in voxels, its component $c$ moves along array axis
+# $c$, and $\text{moved}(x) = \text{moving}\bigl(x + u(x)\bigr)$.
 #
 # ## Exercise 1: Which way? (1 point)
 #
-# Return the displacement that moves the *content* of an image by `voxels` along array axis `axis`, towards higher indices:
-# what stood at index 10 then stands at 10 + `voxels`. The grid has the shape `shape`, two or three axes.
+# Return the displacement that moves the *content* of an image by `voxels` along array axis `axis`, towards higher
+# indices: what stood at index 10 then stands at 10 + `voxels`. The grid has the shape `shape`, two or three axes.
 #
-# <details><summary>Hint</summary>A displacement says where each voxel of the result <em>looks</em>. Where does the voxel look
-# that should show what stood at 10?</details>
+# <details><summary>Hint</summary>A displacement says where each voxel of the result <em>looks</em>. Where does the
+# voxel look that should show what stood at 10?</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "shift", "grade": false, "solution": true, "locked": false}
@@ -109,13 +110,13 @@ for shape, axis, voxels in [((6, 5), 1, 3.5), ((4, 5, 6), 2, -1), ((4, 5, 6), 0,
 # %% [markdown]
 # ## Exercise 2: Between four voxels (2 points)
 #
-# Read a 2-D image at a point $(p_0, p_1)$ that is no voxel: a weighted mean of the four voxels around it, where the weight of
-# each is the area of the rectangle *opposite* to it. Points lie anywhere in the image, its last row and column included. By
-# hand: no `grid_sample`, no SciPy.
+# Read a 2-D image at a point $(p_0, p_1)$ that is no voxel: a weighted mean of the four voxels around it, where the
+# weight of each is the area of the rectangle *opposite* to it. Points lie anywhere in the image, its last row and
+# column included. By hand: no `grid_sample`, no SciPy.
 #
-# <details><summary>Hint</summary>With <code>i = int(p0)</code> and <code>a = p0 - i</code>, row <code>i</code> has the weight
-# <code>1 - a</code> and row <code>i + 1</code> the weight <code>a</code>. On the last row there is no row <code>i + 1</code>,
-# and its weight is 0: take the smaller of <code>i</code> and <code>n - 2</code>.</details>
+# <details><summary>Hint</summary>With <code>i = int(p0)</code> and <code>a = p0 - i</code>, row <code>i</code> has
+# the weight <code>1 - a</code> and row <code>i + 1</code> the weight <code>a</code>. On the last row there is no row
+# <code>i + 1</code>, and its weight is 0: take the smaller of <code>i</code> and <code>n - 2</code>.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "interpolate", "grade": false, "solution": true, "locked": false}
@@ -168,12 +169,12 @@ for k in range(12):
 # %% [markdown]
 # ## Exercise 3: The language of `grid_sample` (3 points)
 #
-# PyTorch's `grid_sample` interpolates for us, if asked in its own way: the components come *last* in the tensor, in the order
-# (x, y, z), which is the reverse of the array axes, and in units in which −1 and 1 are the *centres* of the first and last
-# voxel (`align_corners=True`). Convert positions in voxels, for an image of shape `shape`.
+# PyTorch's `grid_sample` interpolates for us, if asked in its own way: the components come *last* in the tensor, in
+# the order (x, y, z), which is the reverse of the array axes, and in units in which −1 and 1 are the *centres* of the
+# first and last voxel (`align_corners=True`). Convert positions in voxels, for an image of shape `shape`.
 #
-# <details><summary>Hint</summary>Along an axis of n voxels, position 0 is −1 and position n − 1 is 1. Scale each component by its
-# own axis <em>before</em> you reverse their order.</details>
+# <details><summary>Hint</summary>Along an axis of n voxels, position 0 is −1 and position n − 1 is 1. Scale each
+# component by its own axis <em>before</em> you reverse their order.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "sampling-grid", "grade": false, "solution": true, "locked": false}
@@ -228,13 +229,14 @@ for shape, out in [((6, 11), (4, 5)), ((5, 7, 4), (3, 6, 2)), ((5, 7, 4), (2, 2,
 # %% [markdown]
 # ## Exercise 4: Your own warp (4 points)
 #
-# $\text{moved}(x) = \text{image}(x + u(x))$, in 2-D and 3-D. Intensities are interpolated linearly (`mode="bilinear"`,
-# also in 3-D), beyond the image its edge is repeated (`padding_mode="border"`). Labels, which are integers, are read with
-# `mode="nearest"` and keep their type: halfway between structure 1 and structure 5 there is no structure 3.
+# $\text{moved}(x) = \text{image}(x + u(x))$, in 2-D and 3-D. Intensities are interpolated linearly
+# (`mode="bilinear"`, also in 3-D), beyond the image its edge is repeated (`padding_mode="border"`). Labels, which are
+# integers, are read with `mode="nearest"` and keep their type: halfway between structure 1 and structure 5 there is
+# no structure 3.
 #
-# <details><summary>Hint</summary><code>identity_grid(shape)</code> gives x. <code>grid_sample</code> needs a floating-point image;
-# <code>image.is_floating_point()</code> tells labels from intensities. <code>align_corners</code> is False unless you say
-# otherwise.</details>
+# <details><summary>Hint</summary><code>identity_grid(shape)</code> gives x. <code>grid_sample</code> needs a
+# floating-point image; <code>image.is_floating_point()</code> tells labels from intensities.
+# <code>align_corners</code> is False unless you say otherwise.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "warp", "grade": false, "solution": true, "locked": false}
@@ -307,14 +309,14 @@ for seed, shape in enumerate([(12, 7), (6, 9, 5), (11, 6, 8)]):
 # %% [markdown]
 # ## Exercise 5: The room that is left (4 points)
 #
-# $\det J(x) = \det\bigl(I + \nabla u(x)\bigr)$, where $(\nabla u)_{ca} = \partial u_c / \partial x_a$: how much moving space a
-# fixed voxel covers. Derivatives are central differences inside and one-sided at the border, as `torch.gradient` takes them.
-# In 2-D and in 3-D.
+# $\det J(x) = \det\bigl(I + \nabla u(x)\bigr)$, where $(\nabla u)_{ca} = \partial u_c / \partial x_a$: how much
+# moving space a fixed voxel covers. Derivatives are central differences inside and one-sided at the border, as
+# `torch.gradient` takes them. In 2-D and in 3-D.
 #
-# <details><summary>Hint 1</summary><code>torch.gradient(u, dim=(2, 3))</code> is a tuple with the derivative along each axis, each of
-# u's shape.</details>
-# <details><summary>Hint 2</summary><code>torch.linalg.det</code> takes matrices in the last two axes: bring component and axis there,
-# then add <code>torch.eye(N)</code>.</details>
+# <details><summary>Hint 1</summary><code>torch.gradient(u, dim=(2, 3))</code> is a tuple with the derivative along
+# each axis, each of u's shape.</details>
+# <details><summary>Hint 2</summary><code>torch.linalg.det</code> takes matrices in the last two axes: bring component
+# and axis there, then add <code>torch.eye(N)</code>.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "jacobian", "grade": false, "solution": true, "locked": false}
@@ -410,9 +412,10 @@ for seed, shape in enumerate([(9, 14), (6, 7, 9)]):
 # %% [markdown]
 # ## Exercise 7: Atrophy (3 points)
 #
-# A structure is drawn in the *fixed* image, and you know the displacement to the moving image, a scan of the same person a year later. How
-# large is the structure in the moving image? Without any label there: a fixed voxel covers $\det J$ voxels of moving space, so add
-# them up over the structure. Return its relative change of volume in percent: −3.0 for a loss of three percent.
+# A structure is drawn in the *fixed* image, and you know the displacement to the moving image, a scan of the same
+# person a year later. How large is the structure in the moving image? Without any label there: a fixed voxel covers
+# $\det J$ voxels of moving space, so add them up over the structure. Return its relative change of volume in percent:
+# −3.0 for a loss of three percent.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "atrophy", "grade": false, "solution": true, "locked": false}
@@ -474,15 +477,17 @@ for seed, shape in enumerate([(13, 18), (9, 11, 8)]):
 # %% [markdown]
 # ## Exercise 8: A field from somewhere else (5 points)
 #
-# A colleague sends a field, and her two label maps, but no manual. Perhaps its components are in the order (x, y, z), the reverse of
-# the array axes. Perhaps it points the other way: $-u$ in place of $u$. Perhaps it is in mm and not in voxels. Perhaps two of these, or all, or none. Bring it to the convention of this course, by
-# what every convention has in common: the right one aligns the labels best. For each of the eight possibilities, warp the
-# moving label (`nearest`, outside is background: `padding="zeros"`), take the mean Dice of the structures (`dice` of
+# A colleague sends a field, and her two label maps, but no manual. Perhaps its components are in the order (x, y, z),
+# the reverse of the array axes. Perhaps it points the other way: $-u$ in place of $u$. Perhaps it is in mm and not in
+# voxels. Perhaps two of these, or all, or none. Bring it to the convention of this course, by what every convention
+# has in common: the right one aligns the labels best. For each of the eight possibilities, warp the moving label
+# (`nearest`, outside is background: `padding="zeros"`), take the mean Dice of the structures (`dice` of
 # `course_utils.metrics`, and `nanmean`), and return the repaired displacement with the highest.
 #
-# <details><summary>Hint 1</summary><code>itertools.product((False, True), repeat=3)</code>: three questions, eight answers.</details>
-# <details><summary>Hint 2</summary>mm become voxels by a division by the spacing, which is in the order of the array axes:
-# is that before or after the components are put in order?</details>
+# <details><summary>Hint 1</summary><code>itertools.product((False, True), repeat=3)</code>: three questions, eight
+# answers.</details>
+# <details><summary>Hint 2</summary>mm become voxels by a division by the spacing, which is in the order of the array
+# axes: is that before or after the components are put in order?</details>
 
 # %%
 from course_utils.metrics import dice
@@ -555,7 +560,9 @@ for reverse, negate, scale in itertools.product((False, True), repeat=3):
         {
             "it comes back as it was sent": sent,
             "it is still in mm": u * mm,
-            "it is still in mm and points the other way": -u * mm,
+            "it is still in mm, and points the other way": -u * mm,
+            "it is still in mm, and its components are in reverse order": (u * mm).flip(1),
+            "it is still in mm, points the other way, and its components are in reverse order": -(u * mm).flip(1),
             "each component is divided by the spacing of another axis: order first, then unit": u * mm / mm.flip(1),
             "that is the possibility with the wrong sign": -u,
         },

@@ -1,20 +1,20 @@
 # %% [markdown]
 # # Assignment 4: U-Net and VoxelMorph, forward
 #
-# Two images in, a velocity out, integrated, resized, and one image warped. You write each stage of that forward pass and check it
-# number by number against the course's network with the same weights. Then you measure how far a network sees, and build what VoxelMorph
-# lacks: a network that agrees with itself when the two images are exchanged.
+# Two images in, a velocity out, integrated, resized, and one image warped. You write each stage of that forward pass
+# and check it number by number against the course's network with the same weights. Then you measure how far a network
+# sees, and build what VoxelMorph lacks: a network that agrees with itself when the two images are exchanged.
 #
 # | | CPU | GPU |
 # |---|---|---|
 # | minutes | 90 | 90 |
 #
-# # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/04_voxelmorph.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/04_voxelmorph.ipynb)
 #
-# **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line of the
-# cell, which names the exercise. The cell below each exercise checks it: no message means that all visible checks pass.
-# Your teacher's checks ask the same questions of other networks and images, in 2-D and 3-D, of odd sizes too. The exercises do not build on each
-# other: every one works with the modules of the course.
+# **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
+# of the cell, which names the exercise. The cell below each exercise checks it: no message means that all visible
+# checks pass. Your teacher's checks ask the same questions of other networks and images, in 2-D and 3-D, of odd sizes
+# too. The exercises do not build on each other: every one works with the modules of the course.
 
 # %%
 # The same in every notebook: installs the course where it is missing (Colab), then begins the session.
@@ -54,8 +54,9 @@ panel({"moving": moving, "fixed": fixed}, spacing=cohort.info.spacing)
 # ## Exercise 1: A block (2 points)
 #
 # The brick of the network is an `nn.Sequential` of a convolution and a leaky ReLU of slope 0.2. With `stride=1` the
-# convolution has width 3 and keeps the size of its input. With `stride=2` it halves it, and its width is **4**: a coarse voxel stands for *two* fine ones, and an
-# even kernel is centred between them. A strided 3-kernel sits on every second voxel, half a voxel off. Both have `padding=1`. `dims` is 2 or 3.
+# convolution has width 3 and keeps the size of its input. With `stride=2` it halves it, and its width is **4**: a
+# coarse voxel stands for *two* fine ones, and an even kernel is centred between them. A strided 3-kernel sits on
+# every second voxel, half a voxel off. Both have `padding=1`. `dims` is 2 or 3.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "block", "grade": false, "solution": true, "locked": false}
@@ -125,8 +126,8 @@ judge_block(2, 7, 2, 2, (14, 6))
 # %% [markdown]
 # ## Exercise 2: Down (2 points)
 #
-# `levels` are blocks, finest first (`UNet(...).encoder` is such a list). The first sees the images, each other one the result
-# of the one before. The decoder will need all results: return them as a list, finest first.
+# `levels` are blocks, finest first (`UNet(...).encoder` is such a list). The first sees the images, each other one
+# the result of the one before. The decoder will need all results: return them as a list, finest first.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "encode", "grade": false, "solution": true, "locked": false}
@@ -179,12 +180,12 @@ with torch.no_grad():
 # %% [markdown]
 # ## Exercise 3: Up (3 points)
 #
-# Start with the coarsest features. For each level of the decoder (`levels`, coarsest first): double the resolution by repeating
-# voxels (`F.interpolate`, `scale_factor=2`, `mode="nearest"`), put the encoder's features of that resolution *behind* it (channels, `dim=1`), and let the level convolve. Return
-# the finest result.
+# Start with the coarsest features. For each level of the decoder (`levels`, coarsest first): double the resolution by
+# repeating voxels (`F.interpolate`, `scale_factor=2`, `mode="nearest"`), put the encoder's features of that
+# resolution *behind* it (channels, `dim=1`), and let the level convolve. Return the finest result.
 #
-# <details><summary>Hint</summary>With features f0, f1, f2 (finest first) the first level sees the doubled f2 with f1, the second sees its
-# doubled result with f0.</details>
+# <details><summary>Hint</summary>With features f0, f1, f2 (finest first) the first level sees the doubled f2 with f1,
+# the second sees its doubled result with f0.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "decode", "grade": false, "solution": true, "locked": false}
@@ -254,8 +255,9 @@ with torch.no_grad():
 # %% [markdown]
 # ## Exercise 4: Start at the identity (1 point)
 #
-# The last layer turns the features into a velocity with a component an axis: a convolution of width 3 that keeps the size. Training should
-# start with hardly any deformation: draw its weights from $\mathcal N(0, 10^{-5})$ (standard deviation), and set its bias to 0.
+# The last layer turns the features into a velocity with a component an axis: a convolution of width 3 that keeps the
+# size. Training should start with hardly any deformation: draw its weights from $\mathcal N(0, 10^{-5})$ (standard
+# deviation), and set its bias to 0.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "head", "grade": false, "solution": true, "locked": false}
@@ -301,11 +303,12 @@ judge_head(2, 40)
 # %% [markdown]
 # ## Exercise 5: Sizes that do not divide (2 points)
 #
-# Three halvings need sizes that are multiples of 8. Bring any image there: repeat its edge (`mode="replicate"`) at the *end* of each axis, up to the
-# next multiple. At the end, because then voxel 0 stays voxel 0 and no displacement needs correcting. A size that divides already stays.
+# Three halvings need sizes that are multiples of 8. Bring any image there: repeat its edge (`mode="replicate"`) at
+# the *end* of each axis, up to the next multiple. At the end, because then voxel 0 stays voxel 0 and no displacement
+# needs correcting. A size that divides already stays.
 #
-# <details><summary>Hint</summary><code>F.pad</code> wants its margins for the <em>last</em> axis first: (before, after) of the last axis,
-# then (before, after) of the one before it.</details>
+# <details><summary>Hint</summary><code>F.pad</code> wants its margins for the <em>last</em> axis first: (before,
+# after) of the last axis, then (before, after) of the one before it.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "pad", "grade": false, "solution": true, "locked": false}
@@ -359,10 +362,12 @@ for shape, divisor, margins in [
 #
 # 1. Pad both images (`unet.divisor` is the multiple), moving first, fixed second, as the channels of one tensor.
 # 2. U-Net and head: a velocity on the coarse grid.
-# 3. `integrate` it *there*, then `resize` the displacement to the padded size (the course's `resize` scales the vectors too).
+# 3. `integrate` it *there*, then `resize` the displacement to the padded size (the course's `resize` scales the
+#    vectors too).
 # 4. Crop the displacement to the image's size, warp the moving image, as it came in.
 #
-# <details><summary>Hint</summary>To crop the end of N axes: <code>displacement[(..., *(slice(n) for n in spatial))]</code>.</details>
+# <details><summary>Hint</summary>To crop the end of N axes: <code>displacement[(..., *(slice(n) for n in
+# spatial))]</code>.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "forward", "grade": false, "solution": true, "locked": false}
@@ -448,18 +453,19 @@ with torch.no_grad():
 # %% [markdown]
 # ## Exercise 7: How far does it see? (3 points)
 #
-# What lies outside of a network's *receptive field* cannot be registered, however long you train. Measure it: feed a random image
-# (1, `channels`, `size`, `size`) that requires a gradient, take the output voxel in the middle (index `n // 2` of an output of n, along both axes), and let autograd say
-# on which input voxels it depends. Return the number of *rows* (array axis 0) from the first to the last of them, both included.
+# What lies outside of a network's *receptive field* cannot be registered, however long you train. Measure it: feed a
+# random image (1, `channels`, `size`, `size`) that requires a gradient, take the output voxel in the middle (index `n
+# // 2` of an output of n, along both axes), and let autograd say on which input voxels it depends. Return the number
+# of *rows* (array axis 0) from the first to the last of them, both included.
 #
-# <details><summary>Hint</summary><code>output[0, :, i, j].sum().backward()</code>, then the image's <code>.grad</code>: where is it not 0, in any
-# channel, in any column?</details>
+# <details><summary>Hint</summary><code>output[0, :, i, j].sum().backward()</code>, then the image's
+# <code>.grad</code>: where is it not 0, in any channel, in any column?</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "reach", "grade": false, "solution": true, "locked": false}
 # exercise: reach
 def reach(network, channels, size):
-    """Rows of the input, an int, from the first to the last that the middle output voxel of a 2-D network depends on."""
+    """Rows of the input, an int, from the first to the last that the middle output voxel depends on; 2-D."""
     ### BEGIN SOLUTION
     image = torch.rand(1, channels, size, size, requires_grad=True)
     output = network(image)
@@ -511,14 +517,15 @@ judge_reach([unet], 2, 64, touched[-1] - touched[0] + 1, {}, "a U-Net")
 # %% [markdown]
 # ## Exercise 8: A network that agrees with itself (5 points)
 #
-# Exchange the two images, and a perfect registration gives the inverse map. VoxelMorph promises nothing of the kind. Velocities make
-# the repair easy: ask the network both ways, and let the two answers meet:
+# Exchange the two images, and a perfect registration gives the inverse map. VoxelMorph promises nothing of the kind.
+# Velocities make the repair easy: ask the network both ways, and let the two answers meet:
 #
 # $$w = \tfrac12 \bigl(v(\text{moving}, \text{fixed}) - v(\text{fixed}, \text{moving})\bigr)$$
 #
-# Exchanging the images changes the sign of $w$ and nothing else, so $\exp(w)$ becomes its inverse. Design a module `Symmetric(model)` around any model that returns
-# a `Registration` (fields `moved`, `displacement`, `velocity`, as `VoxelMorph` does). Its `forward(moving, fixed)` returns a `Registration` with the
-# velocity $w$, the displacement that belongs to it, and the moved image. Its parameters are those of the model, so that it can be trained.
+# Exchanging the images changes the sign of $w$ and nothing else, so $\exp(w)$ becomes its inverse. Design a module
+# `Symmetric(model)` around any model that returns a `Registration` (fields `moved`, `displacement`, `velocity`, as
+# `VoxelMorph` does). Its `forward(moving, fixed)` returns a `Registration` with the velocity $w$, the displacement
+# that belongs to it, and the moved image. Its parameters are those of the model, so that it can be trained.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "symmetric", "grade": false, "solution": true, "locked": false}
@@ -564,9 +571,10 @@ def symmetric_case(shape, seed):
         {
             "the two velocities are added: they point in opposite directions, so subtract": answer((v + w) / 2),
             "the half is missing: two answers of one length, and the mean is meant": answer(v - w),
-            "that is the model's own answer, asked one way only": answer(v),
+            "that is the model's own answer, asked one way only": list(there),
+            "that is the flow of the model's own velocity, asked one way only": answer(v),
             "the sign is the wrong way round: v(moving, fixed) counts positive": answer((w - v) / 2),
-            "the displacements are averaged; the mean of two displacements is not the flow of the mean velocity": answer(
+            "the displacements are averaged; their mean is not the flow of the mean velocity": answer(
                 (v - w) / 2, (there.displacement - back.displacement) / 2
             ),
             "the velocity is not integrated: its displacement is exp(w)": answer((v - w) / 2, (v - w) / 2),
@@ -612,5 +620,5 @@ judge_symmetric((8, 12, 10), 2)
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# Everything that a registration network does between two images and a moved one, you have written. What it *learns* is decided by its loss:
-# [05 Losses](05_losses_and_training.ipynb), after the lectures 05 and 06.
+# Everything that a registration network does between two images and a moved one, you have written. What it *learns*
+# is decided by its loss: [05 Losses](05_losses_and_training.ipynb), after the lectures 05 and 06.

@@ -1,20 +1,22 @@
 # %% [markdown]
 # # Assignment 5: losses, and a network that has learnt
 #
-# A network learns what its loss pays for, and nothing else. You write the four losses of the course, where a forgotten square or
-# a sum for a mean trains something else without a word; then one step of training, its schedule, and at last a whole training:
-# on a fixed budget of pairs, judged by the overlap of structures on people that it has never seen.
+# A network learns what its loss pays for, and nothing else. You write the four losses of the course, where a
+# forgotten square or a sum for a mean trains something else without a word; then one step of training, its schedule,
+# and at last a whole training: on a fixed budget of pairs, judged by the overlap of structures on people that it has
+# never seen.
 #
 # | | CPU | GPU |
 # |---|---|---|
 # | minutes | 90 | 90 |
 #
-# # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/05_losses_and_training.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/05_losses_and_training.ipynb)
 #
-# **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line of the
-# cell, which names the exercise. The cell below each exercise checks it: no message means that all visible checks pass.
-# Your teacher's checks ask the same questions of other images, in 2-D and 3-D, and of other people. The exercises do not build on each
-# other: the training uses the course's losses. Where an exercise asks for your own code, the loss of the course or of MONAI is not allowed.
+# **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
+# of the cell, which names the exercise. The cell below each exercise checks it: no message means that all visible
+# checks pass. Your teacher's checks ask the same questions of other images, in 2-D and 3-D, and of other people. The
+# exercises do not build on each other: the training uses the course's losses. Where an exercise asks for your own
+# code, the loss of the course or of MONAI is not allowed.
 
 # %%
 # The same in every notebook: installs the course where it is missing (Colab), then begins the session.
@@ -58,8 +60,8 @@ panel({"moving": item["moving"], "fixed": item["fixed"]}, spacing=cohort.info.sp
 # %% [markdown]
 # ## Exercise 1: Equal tissue, equal number (1 point)
 #
-# The *sum* of squared differences is a mean by custom: its weight then means the same for a slice and for a volume. Return it as a tensor
-# with one number, through which gradients flow.
+# The *sum* of squared differences is a mean by custom: its weight then means the same for a slice and for a volume.
+# Return it as a tensor with one number, through which gradients flow.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "ssd", "grade": false, "solution": true, "locked": false}
@@ -106,17 +108,19 @@ for seed, shape in enumerate([(1, 1, 5, 8), (3, 1, 4, 6, 5)]):
 # %% [markdown]
 # ## Exercise 2: Only correlation (4 points)
 #
-# In a cube of `window` voxels around each voxel, how well is one image a line $a x + b$ of the other? With $\overline{\,\cdot\,}$ for means over the
-# window,
+# In a cube of `window` voxels around each voxel, how well is one image a line $a x + b$ of the other? With
+# $\overline{\,\cdot\,}$ for means over the window,
 #
 # $$\text{cc}^2 = \frac{\bigl(\overline{mf} - \bar m \bar f\bigr)^2}
 # {\bigl(\overline{m^2} - \bar m^2\bigr)\bigl(\overline{f^2} - \bar f^2\bigr) + 10^{-8}}, \qquad \text{loss} = 1 - \text{mean of } \text{cc}^2$$
 #
-# Voxels outside of the image do not count in a window, in 2-D and 3-D. Subtract each image's mean first: it changes nothing but the rounding.
+# Voxels outside of the image do not count in a window, in 2-D and 3-D. Subtract each image's mean first: it changes
+# nothing but the rounding.
 #
-# <details><summary>Hint 1</summary><code>F.avg_pool2d</code> and <code>F.avg_pool3d</code> with <code>stride=1</code> and
-# <code>padding=window // 2</code> are box means. What does <code>count_include_pad</code> say?</details>
-# <details><summary>Hint 2</summary>Rounding can leave a flat window with a variance just below 0: <code>.clamp(min=0)</code>.</details>
+# <details><summary>Hint 1</summary><code>F.avg_pool2d</code> and <code>F.avg_pool3d</code> with <code>stride=1</code>
+# and <code>padding=window // 2</code> are box means. What does <code>count_include_pad</code> say?</details>
+# <details><summary>Hint 2</summary>Rounding can leave a flat window with a variance just below 0:
+# <code>.clamp(min=0)</code>.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "ncc", "grade": false, "solution": true, "locked": false}
@@ -198,8 +202,8 @@ for seed, (shape, window) in enumerate([((1, 1, 23, 14), 9), ((2, 1, 11, 9, 12),
 # %% [markdown]
 # ## Exercise 3: Smooth is cheap (2 points)
 #
-# Diffusion charges differences between neighbours: for each array axis the mean of the squared differences of neighbouring voxels (over batch, components and voxels), then the mean
-# over the axes. Two or three of them.
+# Diffusion charges differences between neighbours: for each array axis the mean of the squared differences of
+# neighbouring voxels (over batch, components and voxels), then the mean over the axes. Two or three of them.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "diffusion", "grade": false, "solution": true, "locked": false}
@@ -254,13 +258,16 @@ assert diffusion(v).requires_grad, "diffusion: no gradient flows: leave it a ten
 # %% [markdown]
 # ## Exercise 4: Labels that pull (3 points)
 #
-# Dice of hard labels has steps and no slope. Of memberships $a, b \in [0, 1]$, one channel a structure, the soft Dice has one:
+# Dice of hard labels has steps and no slope. Of memberships $a, b \in [0, 1]$, one channel a structure, the soft Dice
+# has one:
 #
 # $$d = \frac{2 \sum a b}{\sum a^2 + \sum b^2}, \qquad \text{loss} = 1 - \text{mean of } d$$
 #
-# Sums go over the voxels, the mean over the images of the batch and the structures. A structure that neither image of a pair has ($0/0$) is *left out* of the mean.
+# Sums go over the voxels, the mean over the images of the batch and the structures. A structure that neither image of
+# a pair has ($0/0$) is *left out* of the mean.
 #
-# <details><summary>Hint</summary>With <code>present = denominator > 0</code>, <code>d[present]</code> is what counts.</details>
+# <details><summary>Hint</summary>With <code>present = denominator > 0</code>, <code>d[present]</code> is what
+# counts.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "soft-dice", "grade": false, "solution": true, "locked": false}
@@ -322,8 +329,9 @@ assert soft_dice(a, b).requires_grad, "soft_dice: no gradient flows: leave it a 
 # %% [markdown]
 # ## Exercise 5: Warm up, cool down (2 points)
 #
-# The learning rate of step $s$ out of $S$ (the first is $s = 0$): under a half cosine, $\eta \cdot \tfrac12 (1 + \cos(\pi s / S))$, and in the first $W$ steps that times
-# $(s + 1) / W$. So the first step is small, but not nothing, and step $W - 1$ is the first at full rate.
+# The learning rate of step $s$ out of $S$ (the first is $s = 0$): under a half cosine, $\eta \cdot \tfrac12 (1 +
+# \cos(\pi s / S))$, and in the first $W$ steps that times $(s + 1) / W$. So the first step is small, but not nothing,
+# and step $W - 1$ is the first at full rate.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "schedule", "grade": false, "solution": true, "locked": false}
@@ -377,8 +385,9 @@ for steps, warmup, highest in [(7, 1, 1.0), (100, 33, 4e-3), (12, 12, 0.5)]:
 # %% [markdown]
 # ## Exercise 6: One step (3 points)
 #
-# Forward, loss, backward, step. The loss is `ssd_loss(moved, fixed)` plus `smoothness` times the `diffusion_loss` of the *velocity*. Change the model's weights by one step of
-# the optimiser and return the loss as a plain float. Whatever gradients an earlier step has left in the model must not count.
+# Forward, loss, backward, step. The loss is `ssd_loss(moved, fixed)` plus `smoothness` times the `diffusion_loss` of
+# the *velocity*. Change the model's weights by one step of the optimiser and return the loss as a plain float.
+# Whatever gradients an earlier step has left in the model must not count.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "step", "grade": false, "solution": true, "locked": false}
@@ -461,20 +470,23 @@ for case in [((8, 9, 6), 1, 0.7), ((15, 10), 2, 0.05)]:
 # %% [markdown]
 # ## Exercise 7: Train it (6 points)
 #
-# Now without a net. `train(pairs)` gets a dataset of training pairs and returns a trained `VoxelMorph` for 2-D images. `loader(pairs, batch_size=4, stop=n)` gives batches of the first n
-# pairs: dictionaries with `"moving"` and `"fixed"`, (4, 1, 96, 96) each. Your budget are **800 pairs**: whoever asks for more is refused. With batches of four that are 200 steps, some ten seconds of one core. What you
-# do with them (loss, weight of the smoothness, learning rate, schedule) is up to you.
+# Now without a net. `train(pairs)` gets a dataset of training pairs and returns a trained `VoxelMorph` for 2-D
+# images. `loader(pairs, batch_size=4, stop=n)` gives batches of the first n pairs: dictionaries with `"moving"` and
+# `"fixed"`, (4, 1, 96, 96) each. Your budget are **800 pairs**: whoever asks for more is refused. With batches of
+# four that are 200 steps, some ten seconds of one core. What you do with them (loss, weight of the smoothness,
+# learning rate, schedule) is up to you.
 #
-# The network is judged on pairs of people who were not in the training: the mean Dice of all structures must reach **0.62**
-# (about 0.55 before registration), and less than 0.5 % of the voxels may be folded. A good training gets to 0.67.
+# The network is judged on pairs of people who were not in the training: the mean Dice of all structures must reach
+# **0.62** (about 0.55 before registration), and less than 0.5 % of the voxels may be folded. A good training gets to
+# 0.67.
 #
-# <details><summary>Hint 1</summary>Start from notebook 06: Adam, and the schedule of exercise 5 with 20 steps of warm-up. A rate is
-# set by <code>for group in optimizer.param_groups: group["lr"] = ...</code> <code>torch.manual_seed</code> before the network is
-# made gives you the same training twice.</details>
-# <details><summary>Hint 2</summary>NCC does better than SSD here, for these people have been in different scanners. Its weight of
-# the smoothness lies about 0.05.</details>
-# <details><summary>Hint 3</summary>200 steps are few, so they should be large. <code>VoxelMorph(2, instance_norm=True)</code> stays
-# stable at a learning rate of 0.004.</details>
+# <details><summary>Hint 1</summary>Start from notebook 06: Adam, and the schedule of exercise 5 with 20 steps of
+# warm-up. A rate is set by <code>for group in optimizer.param_groups: group["lr"] = ...</code>
+# <code>torch.manual_seed</code> before the network is made gives you the same training twice.</details>
+# <details><summary>Hint 2</summary>NCC does better than SSD here, for these people have been in different scanners.
+# Its weight of the smoothness lies about 0.05.</details>
+# <details><summary>Hint 3</summary>200 steps are few, so they should be large. <code>VoxelMorph(2,
+# instance_norm=True)</code> stays stable at a learning rate of 0.004.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "train", "grade": false, "solution": true, "locked": false}
@@ -561,5 +573,6 @@ with tempfile.TemporaryDirectory() as folder:
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# A few seconds of training, and people it has never met are registered better than before. The rest is scale, and the question of
-# [07 NCC against SSD](../07_ncc_against_ssd.ipynb): how would one know that one network is better than another?
+# A few seconds of training, and people it has never met are registered better than before. The rest is scale, and the
+# question of [07 NCC against SSD](../07_ncc_against_ssd.ipynb): how would one know that one network is better than
+# another?
