@@ -11,6 +11,7 @@ import torch
 import typer
 
 from course_utils import cli, training
+from course_utils import export as export_
 from course_utils import learn2reg as challenge
 from course_utils.datasets import Cohort, Pair, data_root, load_cohort
 from course_utils.errors import CourseError
@@ -32,6 +33,7 @@ Regulariser = StrEnum("Regulariser", list(training.REGULARISERS))
 Amp = StrEnum("Amp", ["auto", *training.AMP])
 Split = StrEnum("Split", ["val", "test"])
 FieldFormat = StrEnum("FieldFormat", list(challenge.FORMATS))
+ModelFormat = StrEnum("ModelFormat", ["bundle", "onnx"])
 
 DataRoot = Annotated[
     Path | None,
@@ -46,7 +48,9 @@ MEMORY = 4e9
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Folder for best.pt, last.pt, history.csv and TensorBoard's files.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for best.pt and its card, last.pt, history.csv and TensorBoard's files.")
+    ],
     dataset: Annotated[
         str, typer.Option(help="synthetic, hippocampus, oasis2d, oasis, learn2reg, or a name of your registry.")
     ] = "synthetic",
@@ -139,6 +143,7 @@ def train(
         resume=resume,
         progress=progress,
     )
+    export_.write_card(result.best)
     last = result.history.iloc[-1]
     typer.echo(
         f"{int(last.step)} steps in {last.seconds / 60:.1f} minutes, loss {last.loss:.4f}; measure it:\n"
@@ -256,6 +261,32 @@ def learn2reg(
     typer.echo(f"{len(names)} fields, {names[0]} the first, in {out}; where the folder has labels, measure them:")
     measure = f"python -m course_utils learn2reg --data {data} --evaluate {out} --out {out.with_suffix('.csv')}"
     typer.echo(measure if split is Split.val else f"{measure} --split {split.value}")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Option(help="A checkpoint that train wrote, such as OUT/best.pt.")],
+    out: Annotated[Path, typer.Option(help="The file (onnx) or the new folder (bundle) to write.")],
+    format: Annotated[
+        ModelFormat, typer.Option(help="A MONAI bundle, or an ONNX graph for the grid of the training.")
+    ] = ModelFormat.bundle,
+) -> None:
+    """Write a trained network for other programs, as a MONAI bundle or as an ONNX graph.
+
+    A bundle holds weights, metadata, a model card and a configuration that registers two files. A graph takes the two
+    images on the common grid, intensities in [0, 1], and answers with the moved image and the displacement in voxels.
+
+    \b
+    Example:
+      python -m course_utils export --model runs/ncc/best.pt --format onnx --out model.onnx
+    """
+    write = {ModelFormat.bundle: export_.export_bundle, ModelFormat.onnx: export_.export_onnx}[format]
+    if format is ModelFormat.onnx:
+        _check_file(out, "model.onnx")
+    elif not out.parent.is_dir():
+        raise CourseError(f"{out.parent} is not a folder: make it, or choose another --out")
+    write(model, out)
+    typer.echo(f"{out} written")
 
 
 def _readable(summary: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ Most runs are in this process, through the function that the command runs; impor
 import csv
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -142,7 +143,7 @@ def row(fixed, moving):
 # --- what they do -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "learn2reg"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "learn2reg", "export"])
 def test_help_mentions_every_option_its_default_and_an_example(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -164,12 +165,14 @@ def test_help_lists_the_commands(run):
     assert code == 0
     assert re.search(r"^  train +Train VoxelMorph on a data set\.$", out, re.MULTILINE)
     assert re.search(r"^  evaluate +Measure .*\.$", out, re.MULTILINE)
+    assert re.search(r"^  export +Write a trained network for other programs", out, re.MULTILINE)
     assert re.search(r"^  learn2reg +Write a Learn2Reg submission, or measure", out, re.MULTILINE)
 
 
 def test_train_writes_what_it_says_and_says_what_comes_next(trained, made):
     out, stdout, stderr = trained
-    assert sorted(path.name for path in out.iterdir()) == ["best.pt", "history.csv", "last.pt", "tensorboard"]
+    files = ["README.md", "best.pt", "history.csv", "last.pt", "model.json", "tensorboard"]
+    assert sorted(path.name for path in out.iterdir()) == files
     history = pd.read_csv(out / "history.csv")
     assert len(history) == 4  # two epochs of the four training subjects, two pairs a step
     assert {"similarity", "regularisation", "overlap", "validation_dice"} <= set(history.columns)
@@ -263,6 +266,18 @@ def test_a_subject_that_cannot_be_read_is_left_out(balls, run, tmp_path):
     with pytest.warns(UserWarning, match=f"left out: .*{name}"):
         code, _, _ = run("train", *on(balls), "--epochs", 1, "--batch-size", 1, "--out", tmp_path / "run")
     assert code == 0
+
+
+def test_a_trained_folder_describes_itself_and_is_exported(trained, run, tmp_path):
+    described = json.loads((trained[0] / "model.json").read_text())
+    history = pd.read_csv(trained[0] / "history.csv").set_index("step")
+    kept = history.loc[described["validation"]["step"], "validation_dice"]
+    assert described["validation"]["dice"] == kept == history["validation_dice"].max()
+    assert (described["data_set"], described["labels"]) == ("balls", {"1": "shell", "2": "core"})
+    assert "Deformable registration, trained on balls" in (trained[0] / "README.md").read_text()
+    code, out, _ = run("export", "--model", trained[0] / "best.pt", "--out", tmp_path / "bundle")
+    assert code == 0 and out == f"{tmp_path / 'bundle'} written\n"
+    assert json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())["data_source"] == "balls"
 
 
 @pytest.fixture
@@ -528,3 +543,16 @@ def test_a_full_disk_while_writing_the_table(balls, trained, refused, tmp_path):
         assert sorted(path.name for path in disk.iterdir()) == ["filler", "m.csv"]
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "onnx")])
+def test_export_names_what_it_cannot_do_and_leaves_nothing(trained, refused, tmp_path, options):
+    model = ("--model", trained[0] / "best.pt")
+    assert "none is not a folder" in refused("export", *model, *options, "--out", tmp_path / "none" / "x")
+    (tmp_path / "there").mkdir()
+    line = refused("export", *model, *options, "--out", tmp_path / "there")
+    assert "there is a folder: name a file" in line or "there exists: remove it" in line
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(print, protocol=2))
+    line = refused("export", "--model", tmp_path / "code.pt", *options, "--out", tmp_path / "x")
+    assert "code.pt is damaged or no checkpoint of plain tensors" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code.pt", "there"]
