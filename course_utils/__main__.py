@@ -1,4 +1,4 @@
-"""The command line: ``python -m course_utils train``, ``evaluate``, ``grade`` and ``check``. Each calls the package."""
+"""The command line, ``python -m course_utils COMMAND``. Each command calls functions of the package."""
 
 import math
 import sys
@@ -11,6 +11,8 @@ import torch
 import typer
 
 from course_utils import cli, gradebook, grading, training
+from course_utils import export as export_
+from course_utils import learn2reg as challenge
 from course_utils.assignments import assignment_sources, read_assignment
 from course_utils.datasets import Cohort, Pair, data_root, load_cohort
 from course_utils.errors import CourseError
@@ -32,6 +34,9 @@ app = typer.Typer(
 Similarity = StrEnum("Similarity", list(training.SIMILARITIES))
 Regulariser = StrEnum("Regulariser", list(training.REGULARISERS))
 Amp = StrEnum("Amp", ["auto", *training.AMP])
+Split = StrEnum("Split", ["val", "test"])
+FieldFormat = StrEnum("FieldFormat", list(challenge.FORMATS))
+ModelFormat = StrEnum("ModelFormat", ["bundle", "onnx"])
 
 DataRoot = Annotated[
     Path | None,
@@ -48,7 +53,9 @@ MEMORY = 4e9
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Folder for best.pt, last.pt, history.csv and TensorBoard's files.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for best.pt and its card, last.pt, history.csv and TensorBoard's files.")
+    ],
     dataset: Annotated[
         str, typer.Option(help="synthetic, hippocampus, oasis2d, oasis, learn2reg, or a name of your registry.")
     ] = "synthetic",
@@ -141,6 +148,7 @@ def train(
         resume=resume,
         progress=progress,
     )
+    export_.write_card(result.best)
     last = result.history.iloc[-1]
     typer.echo(
         f"{int(last.step)} steps in {last.seconds / 60:.1f} minutes, loss {last.loss:.4f}; measure it:\n"
@@ -178,10 +186,7 @@ def evaluate(
     """
     if (pairs is None) == (dataset is None):
         raise CourseError("evaluate needs either --pairs FILE.csv or --dataset NAME: give one of them")
-    if not out.parent.is_dir():
-        raise CourseError(f"{out.parent} is not a folder: make it, or choose another --out")
-    if out.is_dir():
-        raise CourseError(f"{out} is a folder: name a file in it, such as {out / 'metrics.csv'}")
+    _check_file(out, "metrics.csv")
     where = _device(device)
     trained = training.load_model(model)
     cases: list[Pair]
@@ -290,6 +295,90 @@ def _cohort_in_view() -> dict:
     return {"shown": [root / cohort.info.folder], "environment": environment}
 
 
+@app.command()
+def learn2reg(
+    data: Annotated[Path, typer.Option(help="Folder of one challenge task, with its NAME_dataset.json.")],
+    out: Annotated[Path, typer.Option(help="The submission, a ZIP file; with --evaluate the table, a CSV file.")],
+    model: Annotated[Path | None, typer.Option(help="A checkpoint that train wrote, such as OUT/best.pt.")] = None,
+    evaluate: Annotated[
+        Path | None, typer.Option(help="Instead of --model: measure this submission, a ZIP file or a folder of fields.")
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Which of the official pairs: registration_val or _test.")] = Split.val,
+    file_format: Annotated[
+        FieldFormat, typer.Option(help="Of the fields; npz holds the array as arr_0.")
+    ] = FieldFormat["nii.gz"],
+    short_names: Annotated[
+        bool,
+        typer.Option("--short-names", help="disp_FFFF_MMMM instead of disp_FFFF_CCCC_MMMM_CCCC, for older evaluators."),
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Write a Learn2Reg submission, or measure one as the challenge does.
+
+    With --model, registers the official pairs of the folder and writes one displacement field a pair, on the task's own
+    grid: shape (X, Y, Z, 3), in voxels. With --evaluate, measures fields, anybody's, where the folder has labels: Dice,
+    HD95 in voxels and SDlogJ by the challenge's own definitions, and the share of folded voxels.
+
+    \b
+    Train on the folder first:
+      python -m course_utils train --dataset learn2reg --data-root DIR --minutes 15 --out runs/l2r
+
+    \b
+    Example:
+      python -m course_utils learn2reg --data DIR --model runs/l2r/best.pt --out submission.zip
+    """
+    if (model is None) == (evaluate is None):
+        raise CourseError("learn2reg needs either --model FILE.pt or --evaluate SUBMISSION.zip: give one of them")
+    _check_file(out, "submission.zip" if model else "metrics.csv")
+    where = _device(device)
+    cohort = load_cohort("learn2reg", data, download=False)
+    if evaluate is not None:
+        table = challenge.evaluate_submission(evaluate, cohort, split.value)
+        with training.replacing(out) as partial:
+            table.to_csv(partial, index=False)
+        typer.echo(_readable(summarise(table)))
+        return
+    names = challenge.write_submission(
+        training.load_model(model),
+        cohort,
+        out,
+        split=split.value,
+        file_format=file_format.value,
+        short_names=short_names,
+        device=where,
+        progress=sys.stderr.isatty(),
+    )
+    typer.echo(f"{len(names)} fields, {names[0]} the first, in {out}; where the folder has labels, measure them:")
+    measure = f"python -m course_utils learn2reg --data {data} --evaluate {out} --out {out.with_suffix('.csv')}"
+    typer.echo(measure if split is Split.val else f"{measure} --split {split.value}")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Option(help="A checkpoint that train wrote, such as OUT/best.pt.")],
+    out: Annotated[Path, typer.Option(help="The file (onnx) or the new folder (bundle) to write.")],
+    format: Annotated[
+        ModelFormat, typer.Option(help="A MONAI bundle, or an ONNX graph for the grid of the training.")
+    ] = ModelFormat.bundle,
+) -> None:
+    """Write a trained network for other programs, as a MONAI bundle or as an ONNX graph.
+
+    A bundle holds weights, metadata, a model card and a configuration that registers two files. A graph takes the two
+    images on the common grid, intensities in [0, 1], and answers with the moved image and the displacement in voxels.
+
+    \b
+    Example:
+      python -m course_utils export --model runs/ncc/best.pt --format onnx --out model.onnx
+    """
+    write = {ModelFormat.bundle: export_.export_bundle, ModelFormat.onnx: export_.export_onnx}[format]
+    if format is ModelFormat.onnx:
+        _check_file(out, "model.onnx")
+    elif not out.parent.is_dir():
+        raise CourseError(f"{out.parent} is not a folder: make it, or choose another --out")
+    write(model, out)
+    typer.echo(f"{out} written")
+
+
 def _readable(summary: pd.DataFrame) -> str:
     """Mean and standard deviation over pairs: a line a structure, then what is measured once a pair."""
 
@@ -304,6 +393,14 @@ def _readable(summary: pd.DataFrame) -> str:
     once = [f"{measure}: {cell('overall', measure)}" for measure in measures if measure not in of_structure]
     pairs = f"mean ± standard deviation over {summary.loc['overall', ('pairs', 'count')]:.0f} pairs"
     return "\n".join([pairs, pd.DataFrame.from_dict(rows, "index", columns=of_structure).to_string(), *once])
+
+
+def _check_file(out: Path, example: str) -> None:
+    """Before hours of work: a file can be written there."""
+    if not out.parent.is_dir():
+        raise CourseError(f"{out.parent} is not a folder: make it, or choose another --out")
+    if out.is_dir():
+        raise CourseError(f"{out} is a folder: name a file in it, such as {out / example}")
 
 
 def _distinct(cohort: Cohort, split: str, count: int) -> int:

@@ -247,6 +247,8 @@ class Cohort:
     subjects: tuple[Subject, ...]
     splits: Mapping[str, tuple[Subject, ...]]
     official: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
+    missing: tuple[Path, ...] = ()
+    """Images of the authors' own pairs that the folder lacks; these pairs are not in ``official``."""
 
     def pairs(
         self,
@@ -603,13 +605,14 @@ def _learn2reg_cohort(info: DatasetInfo, folder: Path, seed: int, fractions: tup
         return subjects[name]
 
     try:
-        for entry in facts.get("training", []):
+        training = facts.get("training", [])
+        for entry in itertools.chain(*training.values()) if isinstance(training, dict) else training:
             subject(entry["image"] if isinstance(entry, dict) else entry)
-        official, absent = {}, 0
+        official, absent = {}, []
         for side in ("train", "val", "test"):
             pairs = [Pair(subject(p["fixed"]), subject(p["moving"])) for p in facts.get(f"registration_{side}", [])]
             there = tuple(pair for pair in pairs if pair.fixed.image.is_file() and pair.moving.image.is_file())
-            absent += len(pairs) - len(there)
+            absent += [pair for pair in pairs if pair not in there]
             if there:
                 official[side] = there
         shape = facts.get("tensorImageShape", {})
@@ -619,7 +622,7 @@ def _learn2reg_cohort(info: DatasetInfo, folder: Path, seed: int, fractions: tup
             f"{found[0]} is not in the Learn2Reg layout ({error!r}): restore it from the archive"
         ) from error
     if absent:
-        warnings.warn(f"{found[0]} lists {absent} pairs whose images are not in {folder}: left out", stacklevel=3)
+        warnings.warn(f"{found[0]} lists {len(absent)} pairs whose images are not in {folder}: left out", stacklevel=3)
     everyone = tuple(sorted((s for s in subjects.values() if s.image.is_file()), key=lambda s: s.name))
     if not everyone:
         raise CourseError(f"{folder} holds none of the images that {found[0].name} lists: unpack the whole archive")
@@ -631,7 +634,8 @@ def _learn2reg_cohort(info: DatasetInfo, folder: Path, seed: int, fractions: tup
         shape=info.shape or shape or header.get_data_shape()[:3],
         spacing=info.spacing or tuple(float(mm) for mm in header.get_zooms()[:3]),
     )
-    return Cohort(info, everyone, _learn2reg_splits(everyone, official, seed, fractions), official)
+    images = dict.fromkeys(s.image for pair in absent for s in (pair.fixed, pair.moving) if not s.image.is_file())
+    return Cohort(info, everyone, _learn2reg_splits(everyone, official, seed, fractions), official, tuple(images))
 
 
 def _learn2reg_splits(
@@ -644,8 +648,8 @@ def _learn2reg_splits(
     test = tuple(s for s in subjects if s in paired["test"])
     val = tuple(s for s in subjects if s in paired["val"] - paired["test"])
     rest = tuple(s for s in subjects if s not in paired["test"] | paired["val"])
-    if not rest:
-        return {"train": (), "val": val, "test": test}
+    if len(rest) < 6:  # too few to draw a split from: they train, if there are any
+        return {"train": rest, "val": val, "test": test}
     if test:
         share = fractions[0] + fractions[1] or 1.0
         fractions = (fractions[0] / share, fractions[1] / share, 0.0)

@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -492,7 +493,10 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write beside ``path`` and put it in place at the end: a reader finds the old file or the new, never a half."""
+    """Write a file, or a new folder, beside ``path`` and put it in place at the end.
+
+    A reader finds the old one or the new one, never a half.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
@@ -504,7 +508,7 @@ def replacing(path: Path) -> Iterator[Path]:
             f"{path} was not written ({reason}): make room and run again; what was there before stays"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

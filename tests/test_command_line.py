@@ -6,6 +6,7 @@ Most runs are in this process, through the function that the command runs; impor
 import csv
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -142,7 +143,7 @@ def row(fixed, moving):
 # --- what they do -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "learn2reg", "export"])
 def test_help_mentions_every_option_its_default_and_an_example(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -150,7 +151,8 @@ def test_help_mentions_every_option_its_default_and_an_example(run, command):
     parameters = next(c.callback for c in commands.app.registered_commands if c.callback.__name__ == command)
     expected = {name.replace("_", "-") for name in parameters.__wrapped__.__annotations__ if name != "return"}
     assert set(options) == expected | {"help"}
-    for name in expected - {"out", "model", "resume", "registry", "pairs", "dataset", "epochs"}:
+    no_default = {"out", "model", "resume", "registry", "pairs", "dataset", "epochs", "data", "evaluate", "short-names"}
+    for name in expected - no_default:
         described = re.search(rf"\n  --{name}\b.*?(?=\n  -|\Z)", out, re.DOTALL)[0]
         assert "[default:" in described, name
     example = re.search(r"^ +python -m course_utils " + command + r" --.*--out \S+$", out, re.MULTILINE)
@@ -163,11 +165,14 @@ def test_help_lists_the_commands(run):
     assert code == 0
     assert re.search(r"^  train +Train VoxelMorph on a data set\.$", out, re.MULTILINE)
     assert re.search(r"^  evaluate +Measure .*\.$", out, re.MULTILINE)
+    assert re.search(r"^  export +Write a trained network for other programs", out, re.MULTILINE)
+    assert re.search(r"^  learn2reg +Write a Learn2Reg submission, or measure", out, re.MULTILINE)
 
 
 def test_train_writes_what_it_says_and_says_what_comes_next(trained, made):
     out, stdout, stderr = trained
-    assert sorted(path.name for path in out.iterdir()) == ["best.pt", "history.csv", "last.pt", "tensorboard"]
+    files = ["README.md", "best.pt", "history.csv", "last.pt", "model.json", "tensorboard"]
+    assert sorted(path.name for path in out.iterdir()) == files
     history = pd.read_csv(out / "history.csv")
     assert len(history) == 4  # two epochs of the four training subjects, two pairs a step
     assert {"similarity", "regularisation", "overlap", "validation_dice"} <= set(history.columns)
@@ -261,6 +266,82 @@ def test_a_subject_that_cannot_be_read_is_left_out(balls, run, tmp_path):
     with pytest.warns(UserWarning, match=f"left out: .*{name}"):
         code, _, _ = run("train", *on(balls), "--epochs", 1, "--batch-size", 1, "--out", tmp_path / "run")
     assert code == 0
+
+
+def test_a_trained_folder_describes_itself_and_is_exported(trained, run, tmp_path):
+    described = json.loads((trained[0] / "model.json").read_text())
+    history = pd.read_csv(trained[0] / "history.csv").set_index("step")
+    kept = history.loc[described["validation"]["step"], "validation_dice"]
+    assert described["validation"]["dice"] == kept == history["validation_dice"].max()
+    assert (described["data_set"], described["labels"]) == ("balls", {"1": "shell", "2": "core"})
+    assert "Deformable registration, trained on balls" in (trained[0] / "README.md").read_text()
+    code, out, _ = run("export", "--model", trained[0] / "best.pt", "--out", tmp_path / "bundle")
+    assert code == 0 and out == f"{tmp_path / 'bundle'} written\n"
+    assert json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())["data_source"] == "balls"
+
+
+@pytest.fixture
+def challenge(tmp_path):
+    """A Learn2Reg folder: two nested balls in the challenge's layout, cases 7 and 8 for its validation."""
+    folder = tmp_path / "NestedBalls"
+    for case in range(1, 9):
+        volume(tmp_path / "all", GRID, case)
+        for part in ("images", "labels"):
+            (folder / f"{part}Tr").mkdir(parents=True, exist_ok=True)
+            source = tmp_path / "all" / part / f"case_{case:02d}.nii.gz"
+            source.rename(folder / f"{part}Tr" / f"NestedBalls_{case:04d}_0000.nii.gz")
+    shutil.rmtree(tmp_path / "all")
+    images = [f"./imagesTr/NestedBalls_{case:04d}_0000.nii.gz" for case in range(1, 9)]
+    content = {
+        "name": "NestedBalls",
+        "labels": {"0": {"0": "background", "1": "shell", "2": "core"}},
+        "tensorImageShape": {"0": GRID},
+        "training": [{"image": image, "label": image.replace("images", "labels")} for image in images],
+        "registration_val": [
+            {"fixed": images[6], "moving": images[7]},
+            {"fixed": images[7], "moving": images[6]},
+        ],
+    }
+    (folder / "NestedBalls_dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_challenge_folder_trains_and_its_submission_is_measured(challenge, run, refused, tmp_path):
+    data = ("--dataset", "learn2reg", "--data-root", challenge, "--device", "cpu")
+    assert run("train", *data, "--epochs", 1, "--batch-size", 1, "--dice-weight", 1, "--out", tmp_path / "run")[0] == 0
+    model, archive = tmp_path / "run" / "best.pt", tmp_path / "submission.zip"
+    code, out, err = run("learn2reg", "--data", challenge, "--model", model, "--out", archive)
+    assert code == 0, err
+    assert out.startswith("2 fields, disp_0007_0000_0008_0000.nii.gz the first, in ")
+    command = out.splitlines()[1].removeprefix("python -m course_utils ").split()  # what it says comes next
+    code, out, _ = run(*command)
+    assert code == 0
+    table = pd.read_csv(tmp_path / "submission.csv")
+    assert table["structure"].tolist() == ["shell", "core"] * 2
+    assert list(table.columns) == [
+        *("pair", "structure", "dice_before", "hd95_voxels_before", "dice_after", "hd95_voxels_after"),
+        *("sdlogj_learn2reg", "folding_percent"),
+    ]
+    assert out.startswith("mean ± standard deviation over 2 pairs\n")
+    overall = table.groupby("pair")["dice_after"].mean()
+    assert f"{overall.mean():.3f} ± {overall.std():.3f}" in out.splitlines()[4]
+    assert "sdlogj_learn2reg: " in out and "folding_percent: " in out
+    # Neither both nor none; places that cannot be written; nothing but what is asked for.
+    either = "either --model FILE.pt or --evaluate SUBMISSION.zip"
+    assert either in refused("learn2reg", "--data", challenge, "--out", archive)
+    both = ("--model", model, "--evaluate", archive)
+    assert either in refused("learn2reg", "--data", challenge, *both, "--out", archive)
+    assert "none is not a folder" in refused(
+        "learn2reg", "--data", challenge, *both[:2], "--out", tmp_path / "none/s.zip"
+    )
+    assert "is a folder: name a file in it, such as" in refused(
+        "learn2reg", "--data", challenge, *both[:2], "--out", tmp_path
+    )
+    assert "no learn2reg data in" in refused("learn2reg", "--data", tmp_path / "none", *both[:2], "--out", archive)
+    line = refused("learn2reg", "--data", challenge, *both[:2], "--split", "test", "--out", archive)
+    assert "lists no pairs registration_test" in line
+    names = ["NestedBalls", "run", "submission.csv", "submission.zip"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 # --- what bad input gets ----------------------------------------------------------------------------------------------
@@ -462,3 +543,16 @@ def test_a_full_disk_while_writing_the_table(balls, trained, refused, tmp_path):
         assert sorted(path.name for path in disk.iterdir()) == ["filler", "m.csv"]
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "onnx")])
+def test_export_names_what_it_cannot_do_and_leaves_nothing(trained, refused, tmp_path, options):
+    model = ("--model", trained[0] / "best.pt")
+    assert "none is not a folder" in refused("export", *model, *options, "--out", tmp_path / "none" / "x")
+    (tmp_path / "there").mkdir()
+    line = refused("export", *model, *options, "--out", tmp_path / "there")
+    assert "there is a folder: name a file" in line or "there exists: remove it" in line
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(print, protocol=2))
+    line = refused("export", "--model", tmp_path / "code.pt", *options, "--out", tmp_path / "x")
+    assert "code.pt is damaged or no checkpoint of plain tensors" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code.pt", "there"]
