@@ -110,7 +110,7 @@ def _details(report: Report) -> str:
 def page_name(result: Result) -> str:
     """The name of a student's page; what no file system minds."""
     name = re.sub(r"[^\w.-]+", "-", f"{result.student}_{result.assignment or 'unknown'}")
-    if name == f"{result.student}_{result.assignment}" and len(name) < 100:
+    if name == f"{result.student}_{result.assignment}" and re.fullmatch(r"\w.{,100}", name):
         return f"{name}.html"
     told_apart = hashlib.sha256(f"{result.student}/{result.assignment}".encode()).hexdigest()[:8]
     return f"{name[:100].lstrip('.')}-{told_apart}.html"

@@ -26,16 +26,8 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
 GUARDED = (
-    "builtins",
-    "math",
-    "operator",
-    "functools",
-    "itertools",
-    "torch",
-    "numpy",
-    "monai",
-    "course_utils",
-    "IPython",
+    *("builtins", "math", "operator", "functools", "itertools", "IPython"),
+    *("numpy", "scipy", "torch", "monai", "course_utils"),
 )
 """Modules, with all that lies below them, whose functions and classes are put back."""
 
@@ -49,7 +41,8 @@ class Plan:
 
     Attributes:
         answers: SHA-256 of each student's cell, and the names that the exercise asks to be bound.
-        imports: modules that are imported before the first student's cell runs, so that they are still what they were.
+        imports: what the notebook imports, modules and names in them; the modules are imported before the first
+            student's cell runs, so that they are still what they were.
     """
 
     answers: dict[str, list[str]]
@@ -148,7 +141,8 @@ class GradedKernel(IPythonKernel):
 
 def _take(imports: Iterable[str]) -> Snapshot:
     for name in imports:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     return Snapshot([name for name in sys.modules if name.split(".")[0] in GUARDED])
 
 

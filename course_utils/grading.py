@@ -579,6 +579,7 @@ def _bound(source: str) -> list[str]:
 
 
 def _imported(source: str) -> Iterator[str]:
+    """The modules that a cell imports, and further names that may be modules."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except SyntaxError:
@@ -588,13 +589,14 @@ def _imported(source: str) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)  # it may be a module
 
 
 def _kernel_environment() -> dict[str, str]:
     return {
         "PATH": os.defpath,
         "LANG": "C.UTF-8",
-        "PYTHONPATH": own_environment()["PYTHONPATH"],
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",

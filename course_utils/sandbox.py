@@ -100,7 +100,8 @@ def denied(scratch: Path) -> str | None:
 
 def own_environment() -> dict[str, str]:
     """The environment in which the launcher finds this very package."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    path = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def launch(sandbox: Sandbox, command: Sequence[str]) -> int:
@@ -183,7 +184,7 @@ def _exit_code(status: int) -> int:
 def _enter(sandbox: Sandbox) -> str:
     """Replace the file system by one in memory that shows what the sandbox shows; returns the home folder in it."""
     root = f"{sandbox.scratch}/.root"
-    os.mkdir(root)
+    os.makedirs(root, exist_ok=True)
     _unshare(_CLONE_NEWNS)
     _mount(None, "/", None, _MS_REC | _MS_PRIVATE)  # what is mounted from here on stays in here
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={sandbox.disk},mode=755")
@@ -227,7 +228,7 @@ def _show(path: str, root: str, *, read_only: bool = True) -> None:
 
 def _plain_home(sandbox: Sandbox) -> str:
     home = f"{sandbox.scratch}/home"
-    os.mkdir(home, 0o700)
+    os.makedirs(home, 0o700, exist_ok=True)
     return home
 
 

@@ -1,7 +1,6 @@
 """A class with every kind of bad submission in it, graded at once: each has its outcome and touches no other."""
 
 import copy
-import json
 import socket
 import threading
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from course_utils import grading
 from course_utils.assignments import read_assignment, student_version
 from course_utils.grading import Assignment, Limits, grade
 from course_utils.submissions import Submission
