@@ -10,7 +10,10 @@ import io
 import itertools
 import os
 import re
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 
 import matplotlib
 import nbformat
@@ -90,6 +93,8 @@ def test_there_are_five_with_five_to_eight_exercises():
         "04_voxelmorph",
         "05_losses_and_training",
     ]
+    stored = sorted(path.stem for path in (build.ROOT / "notebooks" / "assignments").glob("*.ipynb"))
+    assert stored == [source.stem for source in SOURCES]
     for source in SOURCES:
         assert 5 <= len(exercises(read_assignment(source))) <= 8
 
@@ -254,6 +259,27 @@ def test_nbgrader_makes_the_same_student_version(source, tmp_path):
     assert theirs == [(cell.source.strip(), cell.metadata) for cell in ours.cells]
     points = [cell.metadata.nbgrader.points for cell in notebook.cells if cell.metadata.nbgrader.grade]
     assert points == [exercise.points for exercise in exercises(ours)]
+
+
+def nbgrader(course, *arguments):
+    """Call nbgrader in its course folder, on this Python's programs."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "HOME": str(course), "JUPYTER_PREFER_ENV_PATH": "1"}
+    command = [sys.executable, "-m", "nbgrader", *arguments]
+    return subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True)
+
+
+def test_nbgrader_releases_and_validates_an_assignment(tmp_path, built_in_cohort):
+    source = SOURCES[2]
+    build.write_instructor_versions(tmp_path / "course")
+    done = nbgrader(tmp_path / "course", "generate_assignment", source.stem, "--create")
+    assert done.returncode == 0, done.stderr
+    name = Path(source.stem, f"{source.stem}.ipynb")
+    released = nbformat.read(tmp_path / "course" / "release" / name, as_version=4)
+    ours = nbformat.read(build.notebook_of(source), as_version=4)
+    assert [cell.source for cell in released.cells] == [cell.source for cell in ours.cells]
+    solved = nbgrader(tmp_path / "course", "validate", str(Path("source", name)))
+    assert "Success! Your notebook passes all the tests" in solved.stdout, solved.stdout
 
 
 # --- the format -------------------------------------------------------------------------------------------------------

@@ -59,19 +59,21 @@ def imported(tree):
         yield from (name.split(".")[0] for name in names)
 
 
+NOT_IMPORTED = {"__main__", "graded_kernel", "graded_run"}  # programs: the command line, and what grading starts
+
+
 def test_the_package_imports_only_what_it_declares():
-    declared = {Requirement(text).name for text in PROJECT["dependencies"]} | {"course_utils"}
-    extras = {Requirement(text).name for text in EXTRAS["notebooks"]}  # for those who work with notebooks: when needed
+    declared = {Requirement(text).name for text in (*PROJECT["dependencies"], *chain(*EXTRAS.values()))}
     for path in (ROOT / "course_utils").glob("*.py"):
-        tree = ast.parse(path.read_text())
-        undeclared = set(imported(tree)) - declared - extras - sys.stdlib_module_names
+        undeclared = set(imported(ast.parse(path.read_text()))) - declared - {"course_utils"} - sys.stdlib_module_names
         assert not undeclared, f"{path.name} imports {undeclared}, which pyproject.toml does not ask for"
 
 
-def test_the_package_is_imported_without_what_notebooks_need():
-    extras = {Requirement(text).name for text in EXTRAS["notebooks"]}
-    blocked = f"import sys; sys.modules.update(dict.fromkeys({sorted(extras)}))\n"
-    rooms = sorted(path.stem for path in (ROOT / "course_utils").glob("*.py") if path.stem != "__main__")
+def test_the_package_is_imported_without_any_extra():
+    needed = {Requirement(text).name for text in PROJECT["dependencies"]}
+    extras = sorted({Requirement(text).name for text in chain(*EXTRAS.values())} - needed)
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({extras}))\n"
+    rooms = sorted({path.stem for path in (ROOT / "course_utils").glob("*.py")} - NOT_IMPORTED)
     code = blocked + "\n".join(f"import course_utils.{room}" for room in rooms)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
