@@ -161,7 +161,7 @@ def _watch(child: int, memory: int) -> int:
         elif sum(_resident(process) for process in me.children(recursive=True)) > memory:
             code = OUT_OF_MEMORY
         else:
-            time.sleep(0.05)
+            time.sleep(0.1)
     for process in me.children(recursive=True):
         process.kill()
     return code

@@ -2,15 +2,22 @@
 
 import copy
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
+from course_utils import gradebook, grading
 from course_utils.assignments import read_assignment, student_version
+from course_utils.errors import CourseError
 from course_utils.grading import Assignment, Limits, grade
 from course_utils.submissions import Submission
+from notebooks.build import ROOT
+from tests.class_of_submissions import Class
 
 CELL = '# %% nbgrader={{"schema_version": 3, "grade_id": "{}", "grade": {}, "solution": {}, "locked": {}{}}}'
 
@@ -58,7 +65,7 @@ def same(a, b):
         3,
         "root = math.sqrt",
         "same(root(4), 2)",
-        "assert type(root(9)) is float, 'a float, please'\nassert root(9) == 3\nnp.testing.assert_allclose(root(9), three)",
+        "assert type(root(9)) is float, 'a float, please'\nnp.testing.assert_allclose(root(9), three)",
     )
     + exercise(3, "mean", 5, "def mean(x): return sum(x) / len(x)", "same(mean([1, 2]), 1.5)", "same(mean([3]), three)")
 )
@@ -139,7 +146,8 @@ HOSTILE = {
         "sys.modules['math'] = sys.modules['numpy'] = np = math = Fake()"
     ),
     "always equal": (
-        "class Any(float):\n    __eq__ = lambda *_: True\n    __sub__ = __rsub__ = lambda *_: 0.0\nroot = lambda x: Any(2)"
+        "class Any(float):\n    __eq__ = lambda *_: True\n    __sub__ = __rsub__ = lambda *_: 0.0\n"
+        "root = lambda x: Any(2)"
     ),
     "drops asserts": (
         WRONG + "import ast\nclass Drop(ast.NodeTransformer):\n    def visit_Assert(self, node): return ast.Pass()\n"
@@ -200,13 +208,14 @@ def report(assignments, server, outside):
     """The class, graded once, by two workers."""
     numbers = assignments[0]
     good = handed_in(numbers, **SOLVED)
+    without_root = handed_in(numbers, double=SOLVED["double"], mean=SOLVED["mean"])
     hostile = HOSTILE | {
         "reads outside": f"root = math.sqrt if open({str(outside / 'secret')!r}).read() else None",
         "writes outside": f"open({str(outside / 'mark')!r}, 'w').write('x')\nroot = math.sqrt",
         "calls": f"import socket\nsocket.create_connection(('127.0.0.1', {server[0]}), 5)\nroot = math.sqrt",
         "fills the disk": (
-            "for n in range(50):\n    with open(f'big{n}', 'wb') as f:\n        for _ in range(100): f.write(bytes(10**6))\n"
-            "root = math.sqrt"
+            "for n in range(50):\n    with open(f'big{n}', 'wb') as f:\n"
+            "        for _ in range(100): f.write(bytes(10**6))\nroot = math.sqrt"
         ),
         "looks for tests": (
             "import gc, pathlib\nwanted = ', ple'.join(['a float', 'ase'])\nseen = [s for o in gc.get_objects() "
@@ -224,9 +233,7 @@ def report(assignments, server, outside):
         "missing": without(good, "root"),
         "twice": with_copy(good, "root", WRONG),
         "twice, last wrong": with_copy(handed_in(numbers, **SOLVED | {"root": WRONG}), "root", SOLVED["root"]),
-        "copy of the stub": with_copy(
-            handed_in(numbers, double=SOLVED["double"], mean=SOLVED["mean"]), "root", "root = math.sqrt"
-        ),
+        "copy of the stub": with_copy(without_root, "root", "root = math.sqrt"),
         "deletes checks": without(handed_in(numbers, **SOLVED | {"root": WRONG}), "root-check", "mean-check"),
         **{
             name: handed_in(numbers, **SOLVED | {"root": f"# exercise: root\n{cell}"}) for name, cell in hostile.items()
@@ -344,3 +351,89 @@ def test_much_output_is_cut_and_costs_nothing(graded):
 
 def test_of_several_submissions_the_best_counts(graded):
     assert graded("several").status == "graded; handed in 2 times, best: 01_numbers (1).ipynb"
+
+
+def graded_as(*submissions, assignments, **options):
+    report = grade([Submission(*fields) for fields in submissions], assignments, **options)
+    return [(result.student, points(result)) for result in report.results]
+
+
+def test_only_what_has_changed_is_graded_again(assignments, tmp_path, monkeypatch):
+    right, wrong = (content(handed_in(assignments[1], word=f"word = {word!r}")) for word in "ab")
+    options = {"assignments": assignments, "cache": tmp_path}
+    first = graded_as(("ada", "x.ipynb", right), ("bob", "x.ipynb", wrong), **options)
+    assert first == [("ada", [1]), ("bob", [0])]
+    ran = []
+    run = grading._Run.grade
+    monkeypatch.setattr(grading._Run, "grade", lambda self, solutions: ran.append(solutions) or run(self, solutions))
+    assert graded_as(("ada", "x.ipynb", right), ("bob", "x.ipynb", wrong), **options) == first
+    assert ran == []
+    assert graded_as(("ada", "x.ipynb", wrong), ("bob", "x.ipynb", wrong), **options) == [("ada", [0]), ("bob", [0])]
+    assert ran == []  # somebody else's cell was the same
+    other = content(handed_in(assignments[1], word="word = 'a'  # now"))
+    assert graded_as(("bob", "x.ipynb", other), **options) == [("bob", [1])]
+    assert len(ran) == 1
+    graded_as(("bob", "x.ipynb", other), limits=Limits(cell_seconds=30), **options)
+    assert len(ran) == 2
+
+
+def test_a_broken_memory_of_a_result_is_no_result(assignments, tmp_path):
+    right = content(handed_in(assignments[1], word="word = 'a'"))
+    graded_as(("ada", "x.ipynb", right), assignments=assignments, cache=tmp_path)
+    (known,) = tmp_path.glob("*.json")
+    known.write_text('{"status": "graded"}')
+    assert graded_as(("ada", "x.ipynb", right), assignments=assignments, cache=tmp_path) == [("ada", [1])]
+
+
+def test_an_assignment_that_fails_by_itself_is_no_student_s_fault(tmp_path):
+    (tmp_path / "02_words.py").write_text(f"# %%\nimport no_such_module\n{OTHER}")
+    broken = Assignment("02_words", read_assignment(tmp_path / "02_words.py"))
+    with pytest.raises(CourseError, match=r"1 of 1 submissions were not graded .*no_such_module"):
+        grade([Submission("ada", "x.ipynb", content(handed_in(broken, word="word = 'a'")))], [broken], cache=tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_students_check_themselves_without_hidden_tests(assignments, tmp_path):
+    own = tmp_path / "01_numbers.ipynb"
+    almost = handed_in(assignments[0], **SOLVED | {"root": "# exercise: root\nroot = lambda x: 2.0"})
+    almost.cells.insert(3, nbformat.v4.new_code_cell("print('a cell of my own')"))
+    own.write_bytes(content(almost))
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "01_numbers.py").write_text(SOURCE)
+    for sources in (tmp_path / "sources", tmp_path):  # a clone of the repository, and what students get
+        visible = grading.visible_assignment(own, sources)
+        assert all("HIDDEN" not in cell.source for cell in visible.notebook.cells)
+        assert graded_as(("ada", own.name, own.read_bytes()), assignments=[visible]) == [("ada", [2, 3, 5])]
+    own.write_text("{}")
+    with pytest.raises(CourseError, match="no notebook of an assignment"):
+        grading.visible_assignment(own, tmp_path)
+
+
+def test_the_same_submissions_give_the_same_table_to_the_byte(assignments):
+    cells = {"ada": "word = 'a'", "bob": "word = 'b'", "eve": "word ="}
+    class_ = [
+        Submission(name, "x.ipynb", content(handed_in(assignments[1], word=cell))) for name, cell in cells.items()
+    ]
+    first, second = (
+        gradebook.table(grade(submissions, assignments, workers=workers).results).to_csv(index=False)
+        for submissions, workers in ((class_, 1), (class_[::-1], 2))
+    )
+    assert first == second
+    assert first.splitlines()[1] == "ada,02_words,1,1,1,graded"
+
+
+def test_the_command_grades_a_folder(tmp_path, built_in_cohort):
+    """An assignment of the course: a plausible mistake, and a student who patched the checks before they were used."""
+    of_class = Class(ROOT / "notebooks" / "assignments" / "sources" / "02_warping.py")
+    students = {"bob": of_class.wrong(), "eve": of_class.cheating()}
+    for name, student in students.items():
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "02_warping.ipynb").write_bytes(student.content)
+    command = [sys.executable, "-m", "course_utils", "grade", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "out" / "grades.csv", index_col="student")
+    for name, student in students.items():
+        assert table.loc[name, list(student.points)].to_dict() == student.points
+        assert table.loc[name, "status"] == "graded"
+        assert (tmp_path / "out" / "feedback" / f"{name}_02_warping.html").is_file()

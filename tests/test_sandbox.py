@@ -47,8 +47,8 @@ def test_it_has_a_home_of_its_own_and_no_rights(run):
 
 def test_memory_is_limited_for_one_process_and_for_all_together(run):
     assert "MemoryError" in run("bytearray(10**9)").stderr
-    shared = "import mmap, time\nm = [mmap.mmap(-1, 10**7) for _ in range(60)]\nfor p in m: p.write(bytes(10**7))\ntime.sleep(9)"
-    assert run(shared).returncode == OUT_OF_MEMORY
+    shared = "import mmap, time\nm = [mmap.mmap(-1, 10**7) for _ in range(60)]\nfor p in m: p.write(bytes(10**7))\n"
+    assert run(f"{shared}time.sleep(9)").returncode == OUT_OF_MEMORY
 
 
 def test_processes_and_files_are_limited(run):
@@ -69,9 +69,8 @@ def test_in_namespaces_there_is_nothing_else(run):
     if not run.isolated:
         pytest.skip("that takes namespaces")
     here = Path(__file__).resolve()
-    seen = run(
-        f"import os; print(os.path.exists({str(here)!r}), os.getcwd(), sorted(map(int, filter(str.isdigit, os.listdir('/proc')))))"
-    )
+    processes = "sorted(int(name) for name in os.listdir('/proc') if name.isdigit())"
+    seen = run(f"import os; print(os.path.exists({str(here)!r}), os.getcwd(), {processes})")
     assert seen.stdout == f"False {HOME} [1, 2]\n"
     package = python_folders()[-1]
     assert "Read-only file system" in run(f"open({package + '/x'!r}, 'w')").stderr
