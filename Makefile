@@ -1,14 +1,16 @@
 PYTHON ?= python3
 URL ?=
 WORKERS ?= 2
+N ?=
+SUBMISSIONS ?=
 
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: help setup run lab notebooks test bench address lint
+.PHONY: help setup run lab notebooks test bench release grade check-assignment address lint
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
 setup: $(READY)  ## make .venv with the exact versions of requirements-lock.txt
 
@@ -38,6 +40,15 @@ lint: $(READY)  ## style of the code and of the notebooks' sources
 
 bench: $(READY)  ## speed, memory and accuracy beside MONAI's VoxelMorph and voxelmorph
 	$(PY) -m tests.benchmarks
+
+release: $(READY)  ## the students' bundle in release/: lectures, assignments without solutions, the package
+	$(PY) notebooks/build.py release
+
+grade: $(READY)  ## grade what students handed in: make grade SUBMISSIONS=folder-or-zip
+	$(PY) -m course_utils grade "$(SUBMISSIONS)" --out grades
+
+check-assignment: $(READY)  ## points of your own solutions, on the visible checks: make check-assignment N=2
+	$(PY) -m course_utils check notebooks/assignments/0$(N)_*.ipynb
 
 address: $(READY)  ## carry the repository's address everywhere: make address URL=https://github.com/me/fork
 	$(PY) notebooks/build.py address "$(URL)"

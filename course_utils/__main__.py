@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 import typer
 
-from course_utils import cli, gradebook, grading, training
+from course_utils import cli, gradebook, grading, networks, training
 from course_utils import export as export_
 from course_utils import learn2reg as challenge
 from course_utils.assignments import assignment_sources, read_assignment
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 
 Similarity = StrEnum("Similarity", list(training.SIMILARITIES))
+Architecture = StrEnum("Architecture", list(networks.ARCHITECTURES))
 Regulariser = StrEnum("Regulariser", list(training.REGULARISERS))
 Amp = StrEnum("Amp", ["auto", *training.AMP])
 Split = StrEnum("Split", ["val", "test"])
@@ -73,10 +74,9 @@ def train(
         float | None, typer.Option(help="Weight of the regulariser.", show_default="suits --loss and --regulariser")
     ] = None,
     jacobian_weight: Annotated[float, typer.Option(help="Weight of the penalty on folding.")] = 0.0,
-    iterations: Annotated[
-        int,
-        typer.Option(help="How often the network looks at a pair, each time at what it moved so far; 1 is VoxelMorph."),
-    ] = 3,
+    architecture: Annotated[
+        Architecture, typer.Option(help="VoxelMorph, or a coarse-to-fine network that learns more in the same time.")
+    ] = Architecture.pyramid,
     batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = training.TrainConfig.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = training.TrainConfig.learning_rate,
     amp: Annotated[
@@ -91,7 +91,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in --out, begun with the same options.")
     ] = False,
 ) -> None:
-    """Train VoxelMorph on a data set.
+    """Train a registration network on a data set.
 
     The data is downloaded, or made, if it is not there. Subjects are split once into training, validation and test;
     the network that does best on the validation pairs is kept as OUT/best.pt. A run that was stopped goes on with
@@ -117,7 +117,7 @@ def train(
         smoothness=smoothness,
         dice_weight=dice_weight,
         jacobian_weight=jacobian_weight,
-        iterations=iterations,
+        architecture=architecture.value,
         steps=steps,
         minutes=5.0 if minutes is None and steps is None else minutes,
         batch_size=batch_size,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from course_utils import __version__
 from course_utils.errors import CourseError
-from course_utils.networks import VoxelMorph
+from course_utils.networks import RegistrationNetwork
 from course_utils.training import Trained, load_model, replacing
 
 ONNX_OPSET = 20
@@ -117,7 +117,7 @@ def card(description: Mapping[str, Any], use: str) -> str:
     labels = ", ".join(f"{value} {name}" for value, name in description["labels"].items()) or "none"
     return f"""# Deformable registration, trained on {description["data_set"]}
 
-A VoxelMorph network of {description["parameters"]:,} parameters that registers a moving to a fixed image: it predicts
+A network of {description["parameters"]:,} parameters that registers a moving to a fixed image: it predicts
 a stationary velocity field and integrates it to a displacement.
 
 | | |
@@ -151,7 +151,7 @@ The weights' SHA-256 is {description["sha256"]}.
 class _Outputs(nn.Module):
     """What an ONNX graph answers: moved image and displacement."""
 
-    def __init__(self, network: VoxelMorph) -> None:
+    def __init__(self, network: RegistrationNetwork) -> None:
         super().__init__()
         self.network = network
 
@@ -198,10 +198,10 @@ class PairNetwork(nn.Module):
     """A registration network as MONAI's tools expect one: one tensor in, one out.
 
     Args:
-        network: as in :class:`course_utils.networks.VoxelMorph`.
+        network: as in :class:`course_utils.networks.RegistrationNetwork`.
     """
 
-    def __init__(self, network: VoxelMorph) -> None:
+    def __init__(self, network: RegistrationNetwork) -> None:
         super().__init__()
         self.network = network
 
@@ -258,7 +258,7 @@ def _metadata(description: Mapping[str, Any]) -> dict[str, Any]:
         },
         "required_packages_version": {"course_utils": description["course_utils"], "nibabel": "5.2.0"},
         "task": "Deformable registration of two images",
-        "description": f"VoxelMorph, trained on {description['data_set']}: two images to a displacement field",
+        "description": f"Trained on {description['data_set']}: two images to a displacement field",
         "authors": "the user who trained it",
         "copyright": f"data: {description['licence']}",
         "data_source": description["data_set"],

@@ -33,7 +33,7 @@ from course_utils.datasets import Cohort, Pair, Subject
 from course_utils.errors import CourseError
 from course_utils.fields import resize
 from course_utils.loading import load_subject, preprocessing
-from course_utils.networks import VoxelMorph
+from course_utils.networks import RegistrationNetwork
 from course_utils.training import Trained, replacing
 
 UNREADABLE = (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile, ImageFileError)
@@ -172,7 +172,7 @@ def predict(trained: Trained, pair: Pair, shape: Sequence[int], *, device: torch
             for (axis, _), mm in zip(axes, recipe["spacing"], strict=True)
         )
     inputs = [_resample(_turn(image, axes)[None], grid).to(device) for image in (moving, fixed)]
-    model: VoxelMorph = trained.model.to(device).eval()
+    model: RegistrationNetwork = trained.model.to(device).eval()
     try:
         displacement = model(*inputs).displacement.cpu()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Training VoxelMorph: one loop for the notebooks and the command line.
+"""Training a registration network: one loop for the notebooks and the command line.
 
 Everything that happens at a step follows from the configuration and the step's number (the pairs come by index, the
 learning rate by progress), so a run that was killed and resumed gives the numbers of one that was not.
@@ -28,7 +28,7 @@ from course_utils import losses, metrics, plotting
 from course_utils.errors import CourseError
 from course_utils.fields import warp
 from course_utils.loading import PairDataset, loader
-from course_utils.networks import Registration, VoxelMorph
+from course_utils.networks import ARCHITECTURES, Registration, RegistrationNetwork
 
 SIMILARITIES = ("ncc", "ssd")
 REGULARISERS = {"diffusion": losses.diffusion_loss, "bending": losses.bending_loss}
@@ -68,8 +68,9 @@ class TrainConfig:
         amp: ``"auto"`` (bf16 where the device computes with it natively, fp16 on older GPUs), ``"off"``, ``"bf16"``,
             ``"fp16"`` (CUDA only, with a loss scaler).
         seed: of the network's first weights.
-        features, half_resolution, integration_steps, instance_norm, iterations: of
-            :class:`course_utils.networks.VoxelMorph`.
+        architecture: ``"voxelmorph"`` or ``"pyramid"``, the coarse-to-fine network.
+        features, half_resolution, integration_steps, instance_norm: of
+            :class:`course_utils.networks.RegistrationNetwork`.
     """
 
     similarity: str = "ncc"
@@ -85,11 +86,11 @@ class TrainConfig:
     validations: int = 10
     amp: str = "auto"
     seed: int = 0
+    architecture: str = "voxelmorph"
     features: tuple[int, ...] = (16, 32, 32, 32)
     half_resolution: bool = True
     integration_steps: int = 7
     instance_norm: bool = True
-    iterations: int = 1
 
     def __post_init__(self) -> None:
         def require(condition: bool, name: str, what: str) -> None:
@@ -98,11 +99,12 @@ class TrainConfig:
 
         require(self.similarity in SIMILARITIES, "similarity", f"one of {', '.join(SIMILARITIES)}")
         require(self.regulariser in REGULARISERS, "regulariser", f"one of {', '.join(REGULARISERS)}")
+        require(self.architecture in ARCHITECTURES, "architecture", f"one of {', '.join(ARCHITECTURES)}")
         require(self.amp in ("auto", *AMP), "amp", f"one of auto, {', '.join(AMP)}")
         require(self.ncc_window >= 3 and self.ncc_window % 2 == 1, "ncc_window", "odd and 3 or more")
         for name in ("smoothness", "dice_weight", "jacobian_weight"):
             require((getattr(self, name) or 0) >= 0, name, "0 or more")
-        for name in ("batch_size", "validations", "iterations"):
+        for name in ("batch_size", "validations"):
             require(getattr(self, name) >= 1, name, "1 or more")
         require(self.learning_rate > 0, "learning_rate", "above 0")
         if (self.steps is None) == (self.minutes is None):
@@ -113,17 +115,16 @@ class TrainConfig:
             object.__setattr__(self, "smoothness", SMOOTHNESS[self.similarity, self.regulariser])
         object.__setattr__(self, "features", tuple(self.features))
 
-    def network(self, spatial_dims: int) -> VoxelMorph:
+    def network(self, spatial_dims: int) -> RegistrationNetwork:
         """The untrained network; the same seed gives the same weights."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            return VoxelMorph(
+            return ARCHITECTURES[self.architecture](
                 spatial_dims,
                 features=self.features,
                 half_resolution=self.half_resolution,
                 integration_steps=self.integration_steps,
                 instance_norm=self.instance_norm,
-                iterations=self.iterations,
             )
 
 
@@ -139,7 +140,7 @@ class Trained(NamedTuple):
         score: its validation score, mean Dice where there are labels.
     """
 
-    model: VoxelMorph
+    model: RegistrationNetwork
     config: TrainConfig
     about: dict[str, Any]
     step: int
@@ -149,7 +150,7 @@ class Trained(NamedTuple):
 class Result(NamedTuple):
     """What :func:`fit` returns: the best network, the history (a row a step) and the two checkpoints."""
 
-    model: VoxelMorph
+    model: RegistrationNetwork
     history: pd.DataFrame
     best: Path
     last: Path
@@ -167,7 +168,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
 ) -> Result:
-    """Train a VoxelMorph and keep the best of it.
+    """Train a registration network and keep the best of it.
 
     Args:
         config: see :class:`TrainConfig`.

@@ -52,7 +52,7 @@ def save_checkpoint(folder, dims=3, **config):
 
 @pytest.fixture(scope="module", params=[3, 2], ids=["3-D", "2-D"])
 def checkpoint(request, tmp_path_factory):
-    return save_checkpoint(tmp_path_factory.mktemp("run"), request.param, iterations=2)
+    return save_checkpoint(tmp_path_factory.mktemp("run"), request.param, architecture="pyramid")
 
 
 def images(path, seed=0):

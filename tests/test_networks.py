@@ -1,4 +1,4 @@
-"""The U-Net and VoxelMorph: scale, inverse, sizes, gradients, precision, learning."""
+"""The U-Net, VoxelMorph and the pyramid: scale, inverse, sizes, gradients, precision, learning."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from course_utils.fields import compose, integrate, jacobian_determinant, warp
 from course_utils.losses import diffusion_loss, ssd_loss
-from course_utils.networks import UNet, VoxelMorph
+from course_utils.networks import Pyramid, UNet, VoxelMorph
 
 both = pytest.mark.parametrize("dims", [2, 3])
 resolutions = pytest.mark.parametrize("half", [True, False], ids=["half", "full"])
@@ -254,11 +254,6 @@ def test_images_it_cannot_register_are_named(moving, fixed):
     assert str(moving) in str(caught.value) and str(fixed) in str(caught.value)
 
 
-def test_no_iteration_is_refused():
-    with pytest.raises(ValueError, match="1 or more"):
-        VoxelMorph(2, iterations=0)
-
-
 def test_networks_that_cannot_be_built_are_refused():
     with pytest.raises(ValueError, match="spatial_dims is 2 or 3, not 4"):
         VoxelMorph(4)
@@ -337,24 +332,122 @@ def test_pairs_of_a_batch_do_not_mix():
         assert_close(together.displacement[i], network(m[None], f[None]).displacement[0], rtol=0, atol=1e-5)
 
 
+# --- the pyramid ---
+
+
+def pyramid(dims, *, amplitude=None, seed=0, **options):
+    torch.manual_seed(seed)
+    network = Pyramid(dims, features=(4, 6, 8), **options).eval()
+    if amplitude:
+        with torch.no_grad():
+            for head in network.velocity:
+                head.weight.normal_(std=0.1)
+            largest = network(*images(SIZES[dims])).velocity.abs().max()
+            for head in network.velocity:
+                head.weight *= amplitude / largest
+    return network
+
+
 @both
-def test_a_second_iteration_adds_what_the_network_sees_after_the_first(dims):
-    network = model(dims, amplitude=2.0, iterations=2)
-    once = model(dims, amplitude=2.0)
-    once.load_state_dict(network.state_dict())
+@resolutions
+def test_a_new_pyramid_is_the_identity(dims, half):
     moving, fixed = images(SIZES[dims])
-    first = once(moving, fixed)
-    # The network's own output is on the half grid: what it adds there, resized, is what it adds here.
-    expected = first.velocity + once(warp(moving, first.displacement), fixed).velocity
-    registration = network(moving, fixed)
-    assert_close(registration.velocity, expected)
-    assert (registration.velocity - 2 * first.velocity).abs().max() > 1e-2  # it did look again
-    assert_close(registration.moved, warp(moving, registration.displacement))
-    assert compose(registration.displacement, integrate(-expected)).abs().mean() < 0.15
+    result = pyramid(dims, half_resolution=half)(moving, fixed)
+    assert result.displacement.abs().max() < 1e-2
+    assert_close(result.moved, moving, rtol=0, atol=1e-2)
 
 
-def test_iterations_of_an_odd_size_are_those_of_the_padded_one():
-    network = model(2, amplitude=2.0, iterations=3)
-    moving, fixed = images((21, 30))
-    padded = [F.pad(image, (0, 2, 0, 3), mode="replicate") for image in (moving, fixed)]
-    assert_close(network(moving, fixed).displacement, network(*padded).displacement[..., :21, :30])
+@both
+@pytest.mark.parametrize(("half", "finest"), [(True, 2), (False, 1)], ids=["half", "full"])
+def test_what_a_level_predicts_counts_in_its_own_voxels(dims, half, finest):
+    for level, times in [(0, 2), (1, 1), (2, 1)]:  # the finest level adds twice
+        network = pyramid(dims, half_resolution=half)
+        with torch.no_grad():
+            for head in network.velocity:
+                head.weight.zero_()
+            network.velocity[level].bias[1] = 0.25
+        result = network(*images(SIZES[dims]))
+        expected = torch.zeros_like(result.velocity)
+        expected[:, 1] = 0.25 * times * finest * 2**level
+        assert_close(result.velocity, expected)
+        assert_close(inner(result.displacement, 3), inner(expected, 3), rtol=0, atol=1e-3)
+
+
+def test_a_finer_level_sees_what_the_coarser_ones_have_aligned():
+    network = pyramid(2)
+    moving, _ = images((64, 64), seed=3)
+    fixed = moving.roll(-16, dims=2)  # fixed(x) = moving(x + 16): eight voxels on the half grid, two on the coarsest
+    with torch.no_grad():
+        network.velocity[2].bias[0] = 2
+    seen = []
+    network.decoder[0].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    network(moving, fixed)
+    aligned, wanted = seen[0][:, :4, 6:18, 6:-6], seen[0][:, 4:8, 6:18, 6:-6]
+    unaligned = network.encoder[0](moving)[:, :, 6:18, 6:-6]
+    assert (aligned - wanted).abs().mean() < 0.05 * (unaligned - wanted).abs().mean()
+
+
+@both
+@resolutions
+def test_a_pyramid_s_fields_belong_together(dims, half):
+    moving, fixed = images(SIZES[dims])
+    result = pyramid(dims, half_resolution=half, amplitude=2.0)(moving, fixed)
+    assert result.displacement.dtype == result.velocity.dtype == torch.float32
+    assert_close(result.moved, warp(moving, result.displacement))
+    assert 0.5 < result.displacement.abs().max()
+    assert compose(result.displacement, integrate(-result.velocity)).abs().mean() < 0.15
+
+
+@both
+def test_a_pyramid_pads_odd_sizes_by_their_edge(dims):
+    network = pyramid(dims, amplitude=2.0)
+    moving, fixed = images(tuple(n - 3 for n in SIZES[dims]))
+    padded = [F.pad(image, (0, 3) * dims, mode="replicate") for image in (moving, fixed)]
+    inside = (..., *[slice(n - 3) for n in SIZES[dims]])
+    assert_close(network(moving, fixed).displacement, network(*padded).displacement[inside])
+
+
+@both
+def test_every_parameter_of_a_pyramid_receives_a_gradient(dims):
+    network = pyramid(dims, amplitude=1.0, instance_norm=True)
+    moving, fixed = images(SIZES[dims])
+    ssd_loss(network(moving, fixed).moved, fixed).backward()
+    # A norm takes the mean away that the convolution before it has added.
+    silent = {name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    assert all(name.endswith(".0.bias") for name in silent), silent
+
+
+@both
+def test_a_pyramid_under_bfloat16_is_close_to_float32(dims):
+    network = pyramid(dims, amplitude=4.0)
+    moving, fixed = images(SIZES[dims])
+    full = network(moving, fixed)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = network(moving, fixed)
+    assert half.displacement.dtype == half.velocity.dtype == torch.float32
+    assert (half.displacement - full.displacement).abs().mean() < 0.05 * full.displacement.abs().max()
+
+
+def test_pairs_of_a_batch_do_not_mix_in_a_pyramid():
+    network = pyramid(2, amplitude=3.0, instance_norm=True)
+    moving, fixed = images(SIZES[2], seed=4, batch=3)
+    together = network(moving, fixed)
+    for i, (m, f) in enumerate(zip(moving, fixed, strict=True)):
+        assert_close(together.displacement[i], network(m[None], f[None]).displacement[0], rtol=0, atol=1e-4)
+
+
+def test_a_pyramid_learns_to_move_a_blob_farther_than_it_is_wide():
+    x, y = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    moving, fixed = (torch.exp(-((x - cx) ** 2 + (y - 32) ** 2) / 32)[None, None] for cx in (40, 24))
+    torch.manual_seed(0)
+    network = Pyramid(2, features=(8, 16, 16))
+    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+    before = ssd_loss(moving, fixed).item()
+    for _ in range(120):
+        result = network(moving, fixed)
+        loss = ssd_loss(result.moved, fixed) + 1e-4 * diffusion_loss(result.velocity)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < before / 10
+    assert result.displacement[0, 0, 24, 32].item() == pytest.approx(16, abs=1.5)
