@@ -655,6 +655,7 @@ def test_an_overlap_without_labels_is_refused_before_anything_is_written(tmp_pat
     "wrong",
     [
         {"similarity": "mse"},
+        {"architecture": "resnet"},
         {"regulariser": "elastic"},
         {"ncc_window": 4},
         {"smoothness": -1.0},
