@@ -146,6 +146,7 @@ HOSTILE = {
         WRONG + "import sys\nclass Fake:\n    def __getattr__(self, _): return lambda *_, **__: True\n"
         "sys.modules['math'] = sys.modules['numpy'] = np = math = Fake()"
     ),
+    "patches what is not loaded yet": "root = lambda x: 2.0\nnp.testing.assert_allclose = lambda *_, **__: None",
     "always equal": (
         "class Any(float):\n    __eq__ = lambda *_: True\n    __sub__ = __rsub__ = lambda *_: 0.0\n"
         "root = lambda x: Any(2)"
