@@ -154,7 +154,7 @@ def visible_assignment(notebook: Path, sources: Path) -> Assignment:
         assignment = Assignment(notebook.stem, own)
         if not assignment.exercises:
             raise ValueError("no exercises")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
         raise CourseError(
             f"{notebook} is no notebook of an assignment ({error}): name the one that you work on"
         ) from None

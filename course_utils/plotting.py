@@ -490,7 +490,7 @@ def grades(shares: Sequence[float], solved: Mapping[str, float], *, hardest: int
     right.bar_label(bars, fmt="%.0f", padding=3, fontsize="small")
     right.set(xlabel="% of submissions that solved it", xlim=(0, 100), xticks=range(0, 101, 20))
     right.set_title("hardest exercises", fontsize="medium")
-    right.invert_yaxis()
+    right.set_ylim(max(len(order), 5) - 0.5, -0.5)  # the hardest on top; a few bars do not grow fat
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
     return figure

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from course_utils.graded_kernel import GUARDED, Snapshot
+from course_utils.graded_kernel import Snapshot, take_snapshot
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_torch_and_numpy_compare_again():
     import numpy as np
     import torch
 
-    snapshot = Snapshot([name for name in sys.modules if name.split(".")[0] in GUARDED])
+    snapshot = take_snapshot(["numpy", "torch", "course_utils.no_module"])
     try:
         torch.allclose = np.allclose = np.testing.assert_allclose = torch.equal = lambda *_, **__: True
         torch.Tensor.__eq__ = torch.Tensor.all = torch.testing.assert_close = lambda *_, **__: True

@@ -128,7 +128,8 @@ HOSTILE = {
     "deaf to interrupts": "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
     "memory": "hoard = []\nwhile True: hoard.append(bytearray(10**8))",
     "shared memory": (
-        "import mmap\nhoard = []\nwhile True:\n    hoard.append(mmap.mmap(-1, 10**8))\n    hoard[-1].write(bytes(10**8))"
+        "import mmap\nhoard = []\nwhile True:\n"
+        "    hoard.append(mmap.mmap(-1, 10**8))\n    hoard[-1].write(bytes(10**8))"
     ),
     "forks": "import os\nwhile True: os.fork()",
     "os._exit": "import os\nos._exit(0)",
@@ -145,6 +146,7 @@ HOSTILE = {
         WRONG + "import sys\nclass Fake:\n    def __getattr__(self, _): return lambda *_, **__: True\n"
         "sys.modules['math'] = sys.modules['numpy'] = np = math = Fake()"
     ),
+    "patches what is not loaded yet": "root = lambda x: 2.0\nnp.testing.assert_allclose = lambda *_, **__: None",
     "always equal": (
         "class Any(float):\n    __eq__ = lambda *_: True\n    __sub__ = __rsub__ = lambda *_: 0.0\n"
         "root = lambda x: Any(2)"
@@ -161,10 +163,13 @@ HOSTILE = {
         "type(shell).run_cell_async = lambda self, code, *a, **k: async_run(self, 'pass', *a, **k)"
     ),
     "forged report": (
-        WRONG + "import os, pathlib\nprint('Cell 4: PASSED\\n===== 7 passed in 0.1s =====')\n"
-        'record = \'{"cell": 4, "state": "passed", "outputs": []}\\n\'\nprint(record)\n'
-        "for number in range(3, 30):\n    try: os.write(number, record.encode())\n    except OSError: pass\n"
+        WRONG + "import pathlib\nprint('Cell 4: PASSED\\n===== 7 passed in 0.1s =====')\n"
+        'print(\'{"cell": 4, "state": "passed", "outputs": []}\')\n'
         "pathlib.Path('junit.xml').write_text('<testsuite failures=\"0\"/>')"
+    ),
+    "writes into pipes": (
+        WRONG + "import os\nfor number in range(3, 30):\n"
+        '    try: os.write(number, b\'{"cell": 4, "state": "passed", "outputs": []}\\n\')\n    except OSError: pass\n'
     ),
 }
 
@@ -316,7 +321,7 @@ STOPPED = {
 @pytest.mark.parametrize("student", HOSTILE)
 def test_a_hostile_cell_loses_its_own_exercise_and_no_other(graded, student):
     assert points(graded(student)) == [2, 0, 5]
-    if student == "forks":  # it may run out of processes, of memory or of time
+    if student in ("forks", "writes into pipes"):  # what breaks first is not defined
         return
     assert graded(student).exercises[1].outcome == STOPPED.get(student, "failed")
     assert graded(student).status == (f"graded; root: {STOPPED[student]}" if student in STOPPED else "graded")

@@ -1,0 +1,358 @@
+# %% [markdown]
+# # 08 Teaching
+#
+# For teachers. A check that gives points is a measuring instrument, and it is worth what it can tell apart. Here you write
+# an exercise in the format of the course's assignments, hand it to a class of eight, find that your check lets wrong
+# answers pass, sharpen it until each known mistake is caught by name, and grade the class again: in sandboxes, under
+# pytest with nbval, broken and dishonest notebooks included. By the end you can adapt the five assignments, and you know
+# what the grading does *not* protect you from.
+#
+# | | CPU, quick | GPU, full |
+# |---|---|---|
+# | minutes | 2 | 2 |
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/08_teaching.ipynb)
+
+# %%
+# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("course_utils") is None:
+    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
+    importlib.invalidate_caches()
+
+from course_utils.session import start
+
+session = start()
+print(session)
+
+# %% [markdown]
+# Grading runs notebooks with nbval, which readers of the other pages do not need.
+
+# %%
+for package in ("nbval", "jupytext"):
+    if importlib.util.find_spec(package) is None:  # Colab
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+
+# %% [markdown]
+# ## An exercise is one script
+#
+# The five assignments are scripts in `notebooks/assignments/sources`, the only files that anybody edits. In a header, each
+# cell carries nbgrader's metadata: a **solution** cell, which the student fills, and a **check** cell, which is worth points.
+# What stands between `BEGIN SOLUTION` and `END SOLUTION` is yours; what stands between `BEGIN HIDDEN TESTS` and
+# `END HIDDEN TESTS` no student sees. To adapt an assignment is to edit such a script.
+#
+# Ours has one exercise, the Dice overlap of notebook 01. The check is a first draft, of the kind one writes at night.
+
+# %%
+META = {
+    "solution": '"schema_version": 3, "grade": false, "solution": true, "locked": false',
+    "check": '"schema_version": 3, "grade": true, "solution": false, "locked": true, "points": 4',
+}
+SOLUTION = """
+# exercise: dice
+def dice(a, b):
+    \"\"\"Overlap of two masks (boolean arrays), from 0 to 1; of two empty ones, 1.\"\"\"
+    ### BEGIN SOLUTION
+    total = a.sum() + b.sum()
+    return 2 * (a & b).sum() / total if total else 1.0
+    ### END SOLUTION"""
+
+
+def script(visible, hidden):
+    """The script of an assignment with this one exercise and these checks."""
+    cells = [
+        "# % [markdown]\n# # Overlap\n#\n# ## Exercise 1: Dice (4 points)",
+        "# %\nimport numpy as np",
+        f'# % nbgrader={{"grade_id": "dice", {META["solution"]}}}{SOLUTION}',
+        f'# % nbgrader={{"grade_id": "dice-check", {META["check"]}}}\n# check: dice-check\n{visible}'
+        f"\n### BEGIN HIDDEN TESTS\n{hidden}\n### END HIDDEN TESTS",
+    ]
+    return "\n\n".join(cell.replace("# %", "# %%", 1) for cell in cells)
+
+
+# %%
+DRAFT_VISIBLE = """
+a = np.array([1, 1, 0, 0], dtype=bool)
+assert dice(a, a) == 1"""
+DRAFT_HIDDEN = """
+assert dice(a, ~a) == 0
+assert 0 <= dice(a, np.array([1, 0, 0, 0], dtype=bool)) <= 1"""
+
+sources = session.runs / "teaching" / "sources"
+sources.mkdir(parents=True, exist_ok=True)
+source = sources / "01_overlap.py"
+source.write_text(script(DRAFT_VISIBLE, DRAFT_HIDDEN))
+
+from course_utils.assignments import exercises, read_assignment, student_version
+
+given_out = student_version(read_assignment(source))
+for cell in given_out.cells[2:]:
+    print(cell.source, end="\n\n")
+assert [exercise.points for exercise in exercises(given_out)] == [4]
+assert not any(word in cell.source for cell in given_out.cells for word in ("total", "~a", "HIDDEN", "SOLUTION"))
+
+# %% [markdown]
+# That is what the student gets: no solution, no hidden test. For the real assignments `make release` writes the whole bundle.
+#
+# ## A class of eight
+#
+# Three are right, each in their own way. Ada took the overlap over union, which is not Dice. Ben divides by the larger mask.
+# Cem compares all voxels, background included. Dot divides by zero on empty masks. Eve does not answer the question: her
+# result claims to equal whatever it is compared with.
+#
+# **Predict before you run:** whom of the last five does the draft catch?
+
+# %%
+answers = {
+    "Fay": "total = a.sum() + b.sum()\nreturn 2 * (a & b).sum() / total if total else 1.0",
+    "Gil": "if not (a.any() or b.any()):\n    return 1.0\nreturn 2 * np.sum(a * b) / (np.sum(a) + np.sum(b))",
+    "Hal": "n = np.count_nonzero\nreturn 2 * n(a & b) / (n(a) + n(b)) if n(a) + n(b) else 1.0",
+    "Ada": "return (a & b).sum() / (a | b).sum() if (a | b).any() else 1.0",
+    "Ben": "total = (a | b).sum()\nreturn (a & b).sum() / max(a.sum(), b.sum()) if total else 1.0",
+    "Cem": "return (a == b).mean()",
+    "Dot": "return 2 * (a & b).sum() / (a.sum() + b.sum())",
+    "Eve": "class Agrees(float):\n    def __eq__(self, other):\n        return True\nreturn Agrees(0.5)",
+}
+right = ("Fay", "Gil", "Hal")
+
+# %%
+import textwrap
+
+import nbformat
+
+
+def hand_in(folder, student, body):
+    """A notebook as the student would have saved it, in a folder of their name."""
+    notebook = student_version(read_assignment(source))
+    cell = next(cell for cell in notebook.cells if cell.metadata.nbgrader.solution)
+    cell.source = f"# exercise: dice\ndef dice(a, b):\n{textwrap.indent(body, '    ')}"
+    path = folder / student / "01_overlap.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+handed_in = session.runs / "teaching" / "submissions"
+for student, body in answers.items():
+    hand_in(handed_in, student, body)
+
+# %% [markdown]
+# ## The draft grades the class
+#
+# Only the students' solution cells count. They are put into *our* notebook, whatever theirs looks like; each runs in a kernel
+# of its own, in a sandbox, under pytest with nbval.
+
+# %%
+from course_utils import gradebook
+from course_utils.grading import Assignment, Limits, grade
+from course_utils.submissions import find_submissions
+
+
+def grade_class():
+    """The class, graded by the script as it stands now."""
+    assignment = Assignment("01_overlap", read_assignment(source))
+    submissions = find_submissions([handed_in], [assignment.name])
+    limits = Limits(cell_seconds=10, memory=1_000_000_000)
+    return grade(submissions, [assignment], limits=limits, workers=2, cache=session.runs / "teaching" / "cache")
+
+
+draft = grade_class()
+total = {result.student: result.total for result in draft.results}
+assert all(total[student] == 4 for student in right)
+fooled = sorted(student for student in total if total[student] and student not in right)
+assert fooled == ["Ada", "Ben", "Cem", "Dot", "Eve"]
+gradebook.table(draft.results)
+
+# %% [markdown]
+# Full marks for everybody. The draft asks only where right and wrong agree: a mask with itself, and with its complement. Even
+# so it has three assertions, passes the reference solution and looks like a test.
+#
+# ## A check that can fail
+#
+# A check is as good as the mistakes it was tried on. So list the mistakes first; then ask of *each assertion* which of them it
+# tells from the right answer. A line that catches nothing is decoration, a mistake that no line catches is a hole.
+
+# %%
+import numpy as np
+
+
+def function(body):
+    """The answer as a function, for trying checks on it right here; only do that with code of your own."""
+    names = {"np": np}
+    exec(f"def dice(a, b):\n{textwrap.indent(body, '    ')}", names)
+    return names["dice"]
+
+
+a, b, none = np.array([[1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0] * 6], dtype=bool)
+questions = {
+    "a with itself is 1": lambda dice: dice(a, a) == 1,
+    "a with its complement is 0": lambda dice: dice(a, ~a) == 0,
+    "a with b is 2/5": lambda dice: abs(dice(a, b) - 2 / 5) < 1e-6,
+    "none with none is 1": lambda dice: dice(none, none) == 1,
+    "the result is a number": lambda dice: type(dice(a, b)) in (float, np.float64),
+}
+with np.errstate(invalid="ignore"):
+    passed = np.array([[bool(ask(function(body))) for ask in questions.values()] for body in answers.values()])
+assert passed[:3].all()  # the three right answers pass every question
+assert not passed[3:].all(axis=1).any()  # and no wrong one passes all
+assert not passed[3:, 2:].all(axis=1).any()  # the last three questions are enough
+
+# %%
+from course_utils.plotting import Figure
+
+figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+axes = figure.subplots()
+axes.imshow(passed, cmap="RdYlBu", vmin=-0.3, vmax=1.3, aspect="auto")
+for row, column in np.ndindex(*passed.shape):
+    axes.text(column, row, "pass" if passed[row, column] else "CAUGHT", ha="center", va="center", fontsize=9)
+axes.set_xticks(range(len(questions)), [textwrap.fill(question, 14) for question in questions])
+axes.set_yticks(range(len(answers)), answers)
+axes.axhline(2.5, color="black", linewidth=1.5)
+axes.set(ylabel="wrong        right".center(40), title="which question catches which answer")
+axes.spines[:].set_visible(False)
+figure
+
+# %% [markdown]
+# The first two questions are what the draft asked, and they catch nobody: decoration. One honest case, 2/5, catches four of
+# five at once. Dot needs the empty masks. Eve's object equals everything, so `==` never catches it; subtraction does, until she
+# redefines that too, and the type does for good.
+#
+# A good check also *teaches*. Its message says what came and what was expected and, where the number betrays the mistake,
+# names it. The visible part lets the student see the format and the main case; the hidden part asks the same on other
+# numbers, so that nobody can write the answer down.
+
+# %%
+VISIBLE = """
+a, b = np.array([[1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0]], dtype=bool)
+got = dice(a, b)
+assert type(got) in (float, np.float64), f"a float, not {type(got).__name__}"
+likely = {1 / 4: "that is overlap over union", 1 / 3: "divide by both masks", 1 / 2: "the background does not count"}
+hint = next((text for value, text in likely.items() if abs(got - value) < 1e-6), "2 |A and B| / (|A| + |B|)")
+assert abs(got - 2 / 5) < 1e-6, f"dice(a, b) is {got:.3f}, expected 0.400: {hint}"
+assert dice(a, a) == 1, "a mask overlaps with itself completely" """
+HIDDEN = """
+none = np.zeros(6, dtype=bool)
+with np.errstate(invalid="ignore"):
+    assert dice(none, none) == 1, "two empty masks agree: 1, and no division by zero"
+for seed in range(5):
+    a, b = np.random.default_rng(seed).random((2, 40)) < 0.3
+    wanted = 2 * np.logical_and(a, b).sum() / (a.sum() + b.sum())
+    assert abs(float(dice(a, b)) - wanted) < 1e-6, f"{dice(a, b):.3f} instead of {wanted:.3f} on other masks"
+"""
+source.write_text(script(VISIBLE, HIDDEN))
+
+final = grade_class()
+total = {result.student: result.total for result in final.results}
+assert {student for student in total if total[student] == 4} == set(right)
+gradebook.table(final.results)
+
+# %% [markdown]
+# What each of the five is told:
+
+# %%
+messages = {result.student: result.exercises[0].message for result in final.results if not result.total}
+for student, message in messages.items():
+    print(f"{student}: {message}")
+assert "union" in messages["Ada"] and "both" in messages["Ben"] and "background" in messages["Cem"]
+assert "empty" in messages["Dot"] and "Agrees" in messages["Eve"]
+
+# %% [markdown]
+# ## Broken, slow, dishonest
+#
+# Five more hand something in. Ivy's loop never ends, and Jon's cell ends the kernel. Kim deleted the check; Lou replaced
+# Python's `abs` and `type`; Max sent no notebook at all. **Predict** what each of them gets, and what the eight others lose.
+
+# %%
+hand_in(handed_in, "Ivy", "while True:\n    pass")
+hand_in(handed_in, "Jon", "import os\nos._exit(0)")
+hand_in(handed_in, "Kim", answers["Ada"])
+hand_in(
+    handed_in,
+    "Lou",
+    "import builtins\nbuiltins.abs, builtins.type = (lambda x: 0), (lambda x: float)\nreturn 0.0",
+)
+kim = handed_in / "Kim" / "01_overlap.ipynb"
+notebook = nbformat.read(kim, as_version=4)
+notebook.cells = [cell for cell in notebook.cells if not cell.metadata.nbgrader.grade]
+nbformat.write(notebook, kim)
+(handed_in / "Max").mkdir(exist_ok=True)
+(handed_in / "Max" / "01_overlap.ipynb").write_text("I was ill on Monday.")
+
+everybody = grade_class()
+total = {result.student: result.total for result in everybody.results}
+assert {student for student in total if total[student]} == set(right)  # nobody lost, or won, by what others did
+gradebook.table(everybody.results).tail(5)
+
+# %% [markdown]
+# The eight were not run again: what is graded is remembered by the content of the student's cells, of the assignment and of
+# the course's code. Change one of them, and exactly that is graded anew.
+#
+# ## Reading the result
+
+# %%
+gradebook.histogram(everybody.results)
+
+# %% [markdown]
+# An exercise that few solved asks a question back: is it hard, badly worded, or checked wrongly? Read the messages on the
+# feedback pages before you read the mean. `gradebook.write` puts everything into a folder: `grades.csv` for your records,
+# a page a student, on which nothing of theirs can run as a script, `grades.json`, and this figure.
+
+# %%
+out = session.runs / "teaching" / "grades"
+gradebook.write(everybody, out)
+print(*sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*") if ".cache" not in path.parts), sep="\n")
+assert len(list((out / "feedback").glob("*.html"))) == 13
+
+# %% [markdown]
+# For the course's own assignments all of that is one command. It takes files, folders and zips as Moodle makes them:
+#
+# ```sh
+# python -m course_utils grade submissions.zip --out grades
+# ```
+#
+# Whose a notebook is, Moodle's folder says, or `STUDENT_02_warping.ipynb`, or the folder that it is in. Who hands in twice
+# gets the better of both. Students ask the same engine for the visible checks: `make check-assignment N=2`.
+#
+# ## What the sandbox is, and what it is not
+#
+# A submission's kernel has no network, sees no file but Python, the course and its data, no other process, and has limits on
+# time, memory, processes, files and output. Hidden tests reach it as the text of the cell that is being run, and what cells
+# printed or patched before decides nothing: nbval's verdict is read outside. Most Linux systems grant all that; macOS and some
+# containers do not, and the report says so.
+
+# %%
+print("isolated" if everybody.denied is None else "no namespaces here: other files and the network were in reach")
+
+# %% [markdown]
+# But the check runs *in one process* with the student's code. Who studies `course_utils/graded_kernel.py` can still write a
+# cell that waits for the check in a thread, rewrites Python's objects through `ctypes` or `gc`, or answers the kernel's
+# messages by hand, and can carry the text of a hidden test out in the message of an exception. That takes more skill than
+# the exercise, it cannot touch another student's grade, and it stands in the cell on the feedback page: **read the cells of
+# those who scored high.** No autograder replaces that.
+#
+# ## What you now have
+#
+# - The format: one script with solutions, visible and hidden checks, of which students' notebooks are made.
+# - A habit: first the list of mistakes, then the check; each line has to catch one, each mistake has to be caught.
+# - A graded class, with a table, pages, and a figure to read.
+#
+# **What can go wrong.** A check that compares with `==` what should be close. One that fails right answers in another
+# style: try at least three. A hidden test that asks what the text never promised. A time limit measured on your machine
+# alone. Points that depend on an earlier exercise. Grading where namespaces are denied, and not reading that line.
+#
+# **Try it.**
+# 1. A sixth mistake: Dice of the *background*. Which question catches it?
+# 2. Add a second exercise to the script, Dice of several labels, independent of the first: its check uses
+#    `course_utils.metrics.dice`.
+# 3. Take exercise 4 of `notebooks/assignments/sources/02_warping.py`, and find a wrong warp that passes. Then send us
+#    the check that catches it.
+#
+# **References.** Jupyter et al., *nbgrader: a tool for creating and grading assignments in the Jupyter Notebook*, Journal of
+# Open Source Education 2(11), 2019. Fangohr et al., *Testing with Jupyter notebooks: NoteBook VALidation (nbval) plug-in for
+# pytest*, arXiv:2001.04808, 2020. Dice, *Measures of the amount of ecologic association between species*, Ecology 26(3), 1945.
+#
+# This was the last page. Begin again at [00 Start here](00_start_here.ipynb), as a student of your own course.
