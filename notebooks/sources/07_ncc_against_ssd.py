@@ -708,6 +708,6 @@ display(Markdown(f"**Verdict.** {text}"))
 # *Comparing images using the Hausdorff distance*, IEEE TPAMI 15(9), 1993. Maier-Hein et al., *Metrics reloaded:
 # recommendations for image analysis validation*, Nature Methods 21, 2024. Hering et al., *Learn2Reg*, IEEE TMI 42(3), 2023.
 #
-# This is the end of the first part: you can build, train, measure and judge. Take it to your own scans with
-# `python -m course_utils train` and `evaluate`, or begin again at [00 Start here](00_start_here.ipynb) with another data set:
-# `COURSE_DATASET=hippocampus`.
+# This is the end of the first part: you can build, train, measure and judge. Next: [08 Teaching](08_teaching.ipynb), for
+# those who give assignments. Or go straight to the data of a challenge, [09 Learn2Reg](09_learn2reg.ipynb), or begin again
+# at [00 Start here](00_start_here.ipynb) with another data set: `COURSE_DATASET=hippocampus`.
