@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 import typer
 
-from course_utils import cli, gradebook, grading, networks, training
+from course_utils import affine as affine_alignment
+from course_utils import cli, gradebook, grading, networks, nifti, registration, training
 from course_utils import export as export_
 from course_utils import learn2reg as challenge
 from course_utils.assignments import assignment_sources, read_assignment
@@ -38,6 +39,8 @@ Amp = StrEnum("Amp", ["auto", *training.AMP])
 Split = StrEnum("Split", ["val", "test"])
 FieldFormat = StrEnum("FieldFormat", list(challenge.FORMATS))
 ModelFormat = StrEnum("ModelFormat", ["bundle", "onnx"])
+AffineSimilarity = StrEnum("AffineSimilarity", list(affine_alignment.SIMILARITIES))
+Layout = StrEnum("Layout", list(registration.LAYOUTS))
 
 DataRoot = Annotated[
     Path | None,
@@ -377,6 +380,71 @@ def export(
         raise CourseError(f"{out.parent} is not a folder: make it, or choose another --out")
     write(model, out)
     typer.echo(f"{out} written")
+
+
+@app.command()
+def register(
+    moving: Annotated[Path, typer.Option(help="The scan to be moved (NIfTI).")],
+    fixed: Annotated[Path, typer.Option(help="The scan it is moved onto (NIfTI).")],
+    moved: Annotated[Path, typer.Option(help="Result: the moved scan on the fixed scan's grid.")],
+    warp: Annotated[Path | None, typer.Option(help="Result: the displacement field that made it.")] = None,
+    inverse_warp: Annotated[
+        Path | None, typer.Option(help="Result: the field that moves the fixed scan; on the moving scan's grid.")
+    ] = None,
+    moving_label: Annotated[Path | None, typer.Option(help="Label map of the moving scan.")] = None,
+    moved_label: Annotated[Path | None, typer.Option(help="Result: that label map, moved (nearest neighbour).")] = None,
+    model: Annotated[Path | None, typer.Option(help="A checkpoint that train wrote, such as OUT/best.pt.")] = None,
+    no_model: Annotated[bool, typer.Option("--no-model", help="Register by optimisation alone.")] = False,
+    affine: Annotated[bool, typer.Option("--affine", help="Align with 12 parameters first.")] = False,
+    affine_similarity: Annotated[
+        AffineSimilarity, typer.Option(help="What --affine compares: ncc, or mi for scans of different contrast.")
+    ] = AffineSimilarity.ncc,
+    iterations: Annotated[
+        int, typer.Option(help="Steps that refine the field for this pair; 0 for the network alone.", min=0)
+    ] = 100,
+    layout: Annotated[
+        Layout, typer.Option(help="Of the fields: itk for ITK, ANTs and 3D Slicer; learn2reg for the challenge.")
+    ] = Layout.itk,
+    device: Device = "auto",
+) -> None:
+    """Register two scans, with a network, by optimisation, or both.
+
+    Shapes, spacings, orientations and origins may differ; the affines say where the scans are. --affine is for scans
+    that do not lie on each other yet. Results lie on the fixed scan's grid and keep the moving scan's data type. Fields
+    of the layout itk hold affine and deformation in one, and antsApplyTransforms or SimpleITK apply them alone.
+
+    \b
+    Example:
+      python -m course_utils register --moving M.nii.gz --fixed F.nii.gz --moved OUT.nii.gz --model runs/ncc/best.pt
+    """
+    if (model is None) != no_model:
+        raise CourseError("register needs either --model FILE.pt or --no-model: give one of them")
+    if no_model and not affine and not iterations:
+        raise CourseError("without a model, --affine or --iterations there is nothing to do: give one of them")
+    if (moving_label is None) != (moved_label is None):
+        raise CourseError("--moving-label and --moved-label belong together: give both, or neither")
+    inputs = {"--moving": moving, "--fixed": fixed, "--moving-label": moving_label, "--model": model}
+    outputs = {"moved": moved, "warp": warp, "inverse_warp": inverse_warp, "moved_label": moved_label}
+    inputs = {option: path for option, path in inputs.items() if path is not None}
+    outputs = {name: path for name, path in outputs.items() if path is not None}
+    if moving.resolve() == fixed.resolve():
+        raise CourseError(f"--moving and --fixed are one file, {moving}: give two scans")
+    registration.check_outputs({f"--{name.replace('_', '-')}": path for name, path in outputs.items()}, inputs)
+    where = _device(device)
+    trained = None if model is None else training.load_model(model)
+    images = nifti.read_image(moving), nifti.read_image(fixed)
+    registration.check_layout(layout.value, *images)
+    label = None if moving_label is None else nifti.read_label(moving_label, images[0])
+    forward, inverse, report = registration.register(
+        *images,
+        trained=trained,
+        affine_similarity=affine_similarity.value if affine else None,
+        iterations=iterations,
+        device=where,
+    )
+    files = registration.results(outputs, *images, forward, inverse, label=label, layout=layout.value)
+    registration.write({path: files[name] for name, path in outputs.items()})
+    typer.echo(report)
 
 
 def _readable(summary: pd.DataFrame) -> str:
