@@ -1,6 +1,7 @@
 """The command line, ``python -m course_utils COMMAND``. Each command calls functions of the package."""
 
 import math
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -234,6 +235,7 @@ def grade(
     Example:
       python -m course_utils grade submissions.zip --out grades
     """
+    _check_posix()
     if out.is_file():
         raise CourseError(f"{out} is a file: choose a folder for --out")
     given = [Assignment(source.stem, read_assignment(source)) for source in assignment_sources(assignments)]
@@ -272,6 +274,7 @@ def check(
     Example:
       python -m course_utils check notebooks/assignments/02_warping.ipynb
     """
+    _check_posix()
     given = grading.visible_assignment(notebook, assignments)
     found = find_submissions([notebook], [given.name])
     report = grading.grade(found, [given], **_cohort_in_view())
@@ -283,6 +286,11 @@ def check(
         if exercise.message:
             typer.echo(f"        {exercise.message}")
     typer.echo(f"{result.total} of {result.out_of} points on the visible checks")
+
+
+def _check_posix() -> None:
+    if os.name != "posix":
+        raise CourseError("grading limits processes as Linux and macOS can: run it there, or in WSL")
 
 
 def _cohort_in_view() -> dict:

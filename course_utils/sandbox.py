@@ -14,7 +14,6 @@ import ctypes
 import functools
 import json
 import os
-import resource
 import signal
 import site
 import subprocess
@@ -253,6 +252,8 @@ def _give_up_rights(user: int, group: int) -> None:
 
 
 def _limit(sandbox: Sandbox) -> None:
+    import resource  # not on Windows, where the other commands are to be imported all the same
+
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_CPU: sandbox.seconds,

@@ -54,7 +54,7 @@ def checkpoint(tmp_path_factory):
     ]
     recipe = {"shape": [16, 20, 18], "spacing": [3.0, 3.0, 3.0], "normalisation": "percentile"}
     about = {"dataset": "noise", "labels": {}, "spacing": [3.0, 3.0, 3.0], "recipe": recipe}
-    config = TrainConfig(steps=1, batch_size=1, features=(4, 4), amp="off", validations=1, iterations=2)
+    config = TrainConfig(steps=1, batch_size=1, features=(4, 4), amp="off", validations=1, architecture="pyramid")
     return fit(config, pairs, pairs[:1], tmp_path_factory.mktemp("net"), about=about, progress=False).best
 
 
