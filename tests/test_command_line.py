@@ -163,7 +163,7 @@ def test_help_mentions_every_option_its_default_and_an_example(run, command):
 def test_help_lists_the_commands(run):
     code, out, _ = run("--help")
     assert code == 0
-    assert re.search(r"^  train +Train VoxelMorph on a data set\.$", out, re.MULTILINE)
+    assert re.search(r"^  train +Train a registration network on a data set\.$", out, re.MULTILINE)
     assert re.search(r"^  evaluate +Measure .*\.$", out, re.MULTILINE)
     assert re.search(r"^  export +Write a trained network for other programs", out, re.MULTILINE)
     assert re.search(r"^  learn2reg +Write a Learn2Reg submission, or measure", out, re.MULTILINE)

@@ -28,7 +28,9 @@ def save_checkpoint(folder, dims=3, **config):
     config = TrainConfig(steps=4, features=(4, 8), smoothness=0.5, dice_weight=0.25, **config)
     model = config.network(dims)
     generator = torch.Generator().manual_seed(0)
-    model.velocity.weight.data = 0.3 * torch.randn(model.velocity.weight.shape, generator=generator)
+    for name, weight in model.named_parameters():
+        if name.startswith("velocity") and name.endswith("weight"):
+            weight.data = 0.3 * torch.randn(weight.shape, generator=generator)
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         "format": "course_utils 1",

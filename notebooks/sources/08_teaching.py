@@ -355,4 +355,5 @@ print("isolated" if everybody.denied is None else "no namespaces here: other fil
 # Open Source Education 2(11), 2019. Fangohr et al., *Testing with Jupyter notebooks: NoteBook VALidation (nbval) plug-in for
 # pytest*, arXiv:2001.04808, 2020. Dice, *Measures of the amount of ecologic association between species*, Ecology 26(3), 1945.
 #
-# This was the last page. Begin again at [00 Start here](00_start_here.ipynb), as a student of your own course.
+# Next: [09 Learn2Reg](09_learn2reg.ipynb), where the loss climbs; or begin again at [00 Start here](00_start_here.ipynb), as
+# a student of your own course.
