@@ -433,7 +433,7 @@ print(f"doing nothing: 1 - NCC {apart:.3f}, Dice {nothing:.3f}")
 
 # %%
 LENGTH = 120
-RATE, BOLD = (5e-3, 2e-2) if DIMS == 2 else (3e-3, 5e-3)  # learning rates: usual, and as high as the right code stands
+RATE, BOLD = (1e-2, 2e-2) if DIMS == 2 else (3e-3, 5e-3)  # learning rates: usual, and as high as the right code stands
 
 
 def attempt(images, loss, units="voxels", smoothness=0.02, learning_rate=RATE):
