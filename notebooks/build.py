@@ -166,7 +166,6 @@ def execute(source: Path, folder: Path) -> NotebookNode:
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
         record_timing=False,
-        store_widget_state=False,
         resources={"metadata": {"path": str(working_folder)}},
     )
     try:

@@ -10,7 +10,7 @@
 # |---|---|---|
 # | minutes | 3 | 20 |
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/10_one_pair_at_its_best.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/10_one_pair.ipynb)
 
 # %%
 # The same in every notebook: installs the course where it is missing (Colab), then begins the session.
