@@ -187,6 +187,9 @@ def _normalise(output: NotebookNode, folder: Path) -> NotebookNode:
         text = text.replace(f"{folder}/", "")
         return re.sub(r"[^\n]*\r(?!\n)", "", text)
 
+    if output.output_type == "error":  # an intended one; the frames above its message are paths of this machine
+        output.evalue = clean(output.evalue)
+        output.traceback = [f"{output.ename}: {output.evalue}"]
     if "text" in output:
         output.text = clean(output.text)
     if "data" in output:
