@@ -433,7 +433,7 @@ print(f"doing nothing: 1 - NCC {apart:.3f}, Dice {nothing:.3f}")
 
 # %%
 LENGTH = 120
-RATE, BOLD = (1e-2, 2e-2) if DIMS == 2 else (3e-3, 5e-3)  # learning rates: usual, and as high as the right code stands
+RATE, BOLD = (1e-2, 2e-2) if DIMS == 2 else (3e-3, 7e-3)  # learning rates: usual, and as high as the right code stands
 
 
 def attempt(images, loss, units="voxels", smoothness=0.02, learning_rate=RATE):
@@ -485,8 +485,11 @@ MISTAKES = {
 failed = {name: attempt(**settings) for name, settings in MISTAKES.items()}
 
 # %%
+from matplotlib.ticker import LogLocator, NullFormatter
+
 ROWS = {"loss": "own loss", "dissimilarity": "1 − NCC (check)", "dice": "Dice (check)", "brightness": "brightness"}
 IDLE = {"dissimilarity": apart, "dice": nothing, "brightness": 1.0}
+LIMITS = {"dissimilarity": (0.3, 1.05), "dice": (-0.03, 0.8), "brightness": (-0.05, 1.3)}
 
 
 def draw(runs, colour):
@@ -498,10 +501,12 @@ def draw(runs, colour):
             points = curves.dropna(subset=key)
             axes.plot(points.step, points[key], "-" if key == "loss" else "o-", color=colour, markersize=3, linewidth=1)
             if key == "loss":
-                axes.set_yscale("log")
-                axes.set_title(name, fontsize="medium")
+                axes.set(yscale="log", title=name)
+                axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
             else:
                 axes.axhline(IDLE[key], color="#777777", linestyle="--", linewidth=1)
+                axes.set_ylim(LIMITS[key])
             if column == 0:
                 axes.set_ylabel(text)
             axes.spines[["top", "right"]].set_visible(False)
@@ -563,8 +568,8 @@ if session.dataset in ("synthetic", "hippocampus"):
 prices
 
 # %% [markdown]
-# In A the image is black before the first step: an untrained network answers inputs of a hundred thousand with displacements
-# of thousands of voxels. **And outside the image there is no gradient.** A field that has thrown everything out gets no signal to come back: black is a
+# In A the image is black before the first step: what a network answers grows with its input, and its first answer
+# already points out of the image. **And outside the image there is no gradient.** A field that has thrown everything out gets no signal to come back: black is a
 # trap door. And with raw intensities it is even *the right answer*: for a bright moving image and a dark fixed one, the SSD of
 # a black image is a small fraction of that of the aligned one. The network did what it was asked to.
 #
