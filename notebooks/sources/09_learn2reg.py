@@ -492,6 +492,7 @@ IDLE = {"dissimilarity": apart, "dice": nothing, "brightness": 1.0}
 LIMITS = {"dissimilarity": (0.3, 1.05), "dice": (-0.03, 0.8), "brightness": (-0.05, 1.3)}
 
 
+# %%
 def draw(runs, colour):
     """A column a run, a row a curve; dashed is doing nothing."""
     figure = Figure(figsize=(9, 7), layout="constrained")
@@ -502,7 +503,8 @@ def draw(runs, colour):
             axes.plot(points.step, points[key], "-" if key == "loss" else "o-", color=colour, markersize=3, linewidth=1)
             if key == "loss":
                 axes.set(yscale="log", title=name)
-                axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+                subs = (1,) if points[key].max() > 1000 * points[key].min() else (1, 2, 5)
+                axes.yaxis.set(major_locator=LogLocator(subs=subs), major_formatter="{x:g}")
                 axes.yaxis.set_minor_formatter(NullFormatter())
             else:
                 axes.axhline(IDLE[key], color="#777777", linestyle="--", linewidth=1)
@@ -627,7 +629,7 @@ for (mistake, (wrong, _)), (name, (right, _)) in zip(failed.items(), cured.items
 # %% [markdown]
 # A few dozen steps of a small network are no registration to be proud of, but every one of them now goes the right way.
 #
-# A and C are cured by the same training: what was wrong with them is different, what is right is not.
+# But for the learning rate, A and C are cured by the same training: what was wrong differs, what is right does not.
 #
 # | symptom | cause | cure |
 # |---|---|---|
