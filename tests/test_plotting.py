@@ -487,6 +487,7 @@ def all_figures() -> dict[str, plotting.Figure]:
         "deformed_grid": plotting.deformed_grid({"a": u, "b": 2 * u}, image, title="grid"),
         "arrows": plotting.arrows(u),
         "jacobian": plotting.jacobian({"a": 1 + u[0], "b": 1 + 0.1 * u[0]}, image),
+        "grades": plotting.grades([0.1, 0.5, 1.0], {"warp by hand": 0.3, "scaling and squaring": 0.9}),
         "histograms": plotting.histograms({"a": image, "constant": np.zeros(4)}),
         "history": plotting.history(history_table(), title="run"),
         "boxes": plotting.boxes({"before": table, "NCC": table}, "hd95_mm", title="distances"),
