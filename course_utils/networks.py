@@ -6,6 +6,7 @@ Source: Balakrishnan et al., VoxelMorph: a learning framework for deformable med
 """
 
 import abc
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -136,10 +137,19 @@ class RegistrationNetwork(nn.Module, abc.ABC):
         if list(spatial) != padded:
             margins = [m for n, p in zip(reversed(spatial), reversed(padded), strict=True) for m in (0, p - n)]
             source, target = (F.pad(image, margins, mode="replicate") for image in (moving, fixed))
-        velocity = self.predict(source, target)
+        with self._precision(source):
+            velocity = self.predict(source, target)
         inside = (..., *(slice(n) for n in spatial))
         displacement = resize(self._exponential(velocity), padded)[inside]
         return Registration(warp(moving, displacement), displacement, resize(velocity, padded)[inside])
+
+    def _precision(self, image: Tensor) -> contextlib.AbstractContextManager[None]:
+        # On CPUs, oneDNN's bfloat16 gradient of a convolution's weights is wrong, and at times not finite, where the
+        # grid has fewer than 3 slices. Volumes that small gain nothing from bfloat16.
+        coarsest = min(image.shape[2:]) // self.divisor
+        if image.device.type == "cpu" and coarsest < 3 and torch.is_autocast_enabled("cpu"):
+            return torch.autocast("cpu", enabled=False)
+        return contextlib.nullcontext()
 
     def _exponential(self, velocity: Tensor, steps: int | None = None) -> Tensor:
         steps = self.integration_steps if steps is None else min(steps, self.integration_steps)
