@@ -23,7 +23,7 @@ from monai.transforms import (
     Spacingd,
     Transform,
 )
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
 from course_utils.datasets import Pair, Subject
@@ -358,7 +358,7 @@ def loader(
     """Batches of the pairs ``start`` to ``stop`` in order: a run that ended at pair ``i`` goes on at ``start=i``.
 
     The order is the pairs' own (random pairs are random by themselves), and the global random state is not
-    touched. ``workers`` processes help when the cache is on disk; from memory none are needed.
+    touched. A batch has labels where all its pairs have. ``workers`` processes help when the cache is on disk; from memory none are needed.
     """
     stop = len(pairs) if stop is None else stop
     if not 0 <= start <= stop <= len(pairs):
@@ -368,9 +368,15 @@ def loader(
         batch_size,
         sampler=range(start, stop),
         num_workers=workers,
+        collate_fn=_collate,
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _collate(items: Sequence[Mapping]) -> dict:
+    shared = [key for key in items[0] if all(key in item for item in items)]
+    return default_collate([{key: item[key] for key in shared} for item in items])
 
 
 COLUMNS = ("fixed_image", "moving_image", "fixed_label", "moving_label")

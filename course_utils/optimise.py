@@ -7,7 +7,6 @@ Sources: Vercauteren et al., Symmetric log-domain diffeomorphic registration, MI
 multi-resolution); Balakrishnan et al., IEEE TMI 38(8), 2019, section V-E (instance-specific optimisation).
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -20,13 +19,13 @@ from course_utils import losses
 from course_utils.fields import integrate, resize, warp
 from course_utils.networks import Registration
 
-SIMILARITIES = {"ncc": functools.partial(losses.ncc_loss, window=5), "ssd": losses.ssd_loss}
-"""The window is in voxels of a level, so on coarse ones it is wide already."""
-SMOOTHNESS = {"ncc": 2.0, "ssd": 0.2}
+SIMILARITIES = {"ncc": losses.ncc_loss, "ssd": losses.ssd_loss}
+SMOOTHNESS = {"ncc": 1.0, "ssd": 0.2}
 """Weight of the diffusion loss where the user gives none."""
-LEVELS = ((4, 0.5), (2, 0.5))
-"""How many times coarser than the images each level is, and its share of the iterations. Full resolution costs eight
-times as much as half of it, and a velocity this smooth gains nothing there."""
+LEVELS = ((4, 0.4), (2, 0.4), (1, 0.2))
+"""How many times coarser than the images each level is, and its share of the iterations."""
+LARGEST_LEVEL = 2**21
+"""Voxels. A step at the full resolution of a brain of 1 mm takes seconds."""
 VELOCITY = 4
 """How many times coarser than the images the velocity is, on every level: a grid too coarse for what a fold needs."""
 SMALLEST = 8
@@ -46,7 +45,7 @@ def optimise(
     iterations: int = 100,
     similarity: str = "ncc",
     smoothness: float | None = None,
-    levels: Sequence[tuple[float, float]] = LEVELS,
+    levels: Sequence[tuple[float, float]] | None = None,
 ) -> Registration:
     """Improve the velocity of one pair by Adam on the similarity and the smoothness of the velocity.
 
@@ -59,7 +58,8 @@ def optimise(
         iterations: steps, shared out to the levels.
         similarity: ``"ncc"`` or ``"ssd"``.
         smoothness: weight of the diffusion loss; None takes the default of the similarity (:data:`SMOOTHNESS`).
-        levels: see :data:`LEVELS`; ``[(1, 1.0)]`` is a single one.
+        levels: as :data:`LEVELS`; ``[(1, 1.0)]`` is a single one. None takes :data:`LEVELS` without those that would
+            have more than :data:`LARGEST_LEVEL` voxels.
 
     Returns:
         The registration, without gradients.
@@ -74,6 +74,8 @@ def optimise(
         start = moving.new_zeros(1, len(spatial), *coarse) if velocity is None else resize(velocity.clone(), coarse)
         parameters = start.requires_grad_()
         coarse_voxels = math.prod(coarse)
+        if levels is None:
+            levels = [level for level in LEVELS if math.prod(_coarser(spatial, level[0])) <= LARGEST_LEVEL]
         for factor, steps in _schedule(levels, iterations):
             shape = _coarser(spatial, factor)
             source, target = (F.interpolate(image, size=shape, mode="area") for image in (moving, fixed))

@@ -392,6 +392,11 @@ class _Run:
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, float]:
         learning_rate = self.learning_rate()
         self.step += 1
+        if self.config.dice_weight and "fixed_label" not in batch:
+            raise CourseError(
+                f"step {self.step}: not all of {', '.join(batch['name'])} have labels: leave subjects without out, or "
+                "set dice_weight to 0"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.model.train()

@@ -320,6 +320,14 @@ def test_labels_are_there_for_both_or_for_none(few, transform):
     assert set(PairDataset(loaded, [Pair(few[1], unlabelled)])[0]) == {"fixed", "moving", "name"}
 
 
+def test_a_batch_has_labels_where_all_its_pairs_have(few, transform):
+    unlabelled = Subject("s9", few[0].image)
+    loaded = load_subjects((unlabelled, *few[1:3]), transform)
+    pairs = [Pair(few[1], few[2]), Pair(few[2], unlabelled), Pair(few[2], few[1])]
+    mixed = [set(batch) for batch in loader(PairDataset(loaded, pairs), 2)]
+    assert mixed == [{"fixed", "moving", "name"}, {"fixed", "moving", "fixed_label", "moving_label", "name"}]
+
+
 def test_a_pair_of_somebody_who_was_not_loaded(few, transform):
     loaded = load_subjects(few[:2], transform)
     with pytest.raises(CourseError, match="'s3' was not loaded"):

@@ -114,6 +114,12 @@ def test_it_runs_where_evaluation_calls_it():
     assert found.displacement.abs().max() > 0.5
 
 
+def test_a_level_too_large_for_a_cpu_is_left_out(monkeypatch):
+    moving, fixed, _ = pair()
+    monkeypatch.setattr("course_utils.optimise.LARGEST_LEVEL", 16 * 14 * 15)  # of half resolution
+    assert_close(optimise(moving, fixed).velocity, optimise(moving, fixed, levels=LEVELS[:2]).velocity)
+
+
 @pytest.mark.parametrize("iterations", [0, 1, 7, 100])
 def test_the_levels_share_all_iterations(iterations):
     steps = _schedule(LEVELS, iterations)

@@ -651,6 +651,15 @@ def test_an_overlap_without_labels_is_refused_before_anything_is_written(tmp_pat
     assert files(tmp_path) == []
 
 
+def test_a_pair_without_labels_among_others_is_named(tmp_path):
+    def unlabelled(item):
+        del item["fixed_label"], item["moving_label"]
+
+    with pytest.raises(CourseError, match="step 3: not all of pair 4, pair 5 have labels"):
+        train(tmp_path / "run", on={5: unlabelled})
+    assert (tmp_path / "run" / "best.pt").exists()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

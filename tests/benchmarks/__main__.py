@@ -3,7 +3,7 @@
     python -m tests.benchmarks speed       pairs a second, seconds a pair, peak memory
     python -m tests.benchmarks accuracy    Dice over minutes, and Dice after equal minutes
     python -m tests.benchmarks             both
-    python -m tests.benchmarks refine      a network, instance optimisation, and both, on test pairs
+    python -m tests.benchmarks refine      affine, a network, instance optimisation, and classical peers, on test pairs
     python -m tests.benchmarks large       register, on a pair of 160x192x224 voxels of 1 mm
 
 All networks see the same pairs, batch, loss and optimiser. Machines are noisy, so every network is measured several
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,7 @@ from course_utils.nifti import Grid, image_like, read_image, resample, save
 from course_utils.optimise import optimise
 from course_utils.synthetic import make_cohort
 from course_utils.training import TrainConfig, fit, load_model, precision
+from tests.benchmarks import peers
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
@@ -255,20 +257,27 @@ def refine(
     iterations: Annotated[int, typer.Option(help="Of the instance optimisation.")] = 100,
     count: Annotated[int, typer.Option(help="Test pairs.")] = 50,
 ) -> None:
-    """Dice, distances, folding and seconds of a network, of optimisation from zero, and of the two together."""
+    """Dice, distances, folding and seconds of affine, network, optimisation, and the peers that are installed."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cohort, subjects = _data(dataset, ("test",))
     test = PairDataset(subjects, cohort.pairs("test", count=count))
     network = load_model(model).model.to(device)
-    methods = {
+    methods: dict[str, Callable[..., Any]] = {
+        "affine": peers.affine_only,
         "network": network,
+        "optimised, one level": partial(optimise, iterations=iterations, levels=[(1, 1.0)]),
         "optimised": partial(optimise, iterations=iterations),
-        "both": lambda moving, fixed: optimise(moving, fixed, network(moving, fixed).velocity, iterations=iterations),
+        "network, optimised": lambda m, f: optimise(m, f, network(m, f).velocity, iterations=iterations),
     }
+    if find_spec("SimpleITK"):
+        methods["demons (SimpleITK)"] = peers.demons
+    if find_spec("ants"):
+        methods["SyN (ANTs)"] = peers.syn
+    rows = {}
     for method, call in methods.items():
         table = evaluate(call, test, cohort.info.labels, cohort.info.spacing, device=device)
-        overall = summarise(table).loc["overall"]
-        typer.echo(f"\n{method}\n{overall.unstack().to_string(float_format='{:.4g}'.format)}")
+        rows[method] = summarise(table).loc["overall"].xs("mean", level=1)
+    typer.echo(pd.DataFrame(rows).T.to_string(float_format="{:.4g}".format))
 
 
 @app.command()
