@@ -230,8 +230,10 @@ def accuracy(
         rows[method] = overall.xs("mean", level=1)
         typer.echo(f"\n{method}, {minutes:g} minutes\n{overall.unstack().to_string(float_format='{:.4g}'.format)}")
 
-    settings = {"NCC": {"similarity": "ncc"}, "SSD": {"similarity": "ssd"}}
-    settings["SSD and labels"] = {"similarity": "ssd", "dice_weight": 0.5}
+    settings = {
+        f"{architecture}, {similarity.upper()}": {"architecture": architecture, "similarity": similarity}
+        for architecture, similarity in [("pyramid", "ncc"), ("pyramid", "ssd"), ("voxelmorph", "ssd")]
+    }
     for method, options in settings.items():
         with tempfile.TemporaryDirectory() as folder:
             config = TrainConfig(**options, minutes=minutes, seed=seed)
