@@ -408,8 +408,13 @@ def register(
         AffineSimilarity, typer.Option(help="What --affine compares: ncc, or mi for scans of different contrast.")
     ] = AffineSimilarity.ncc,
     iterations: Annotated[
-        int, typer.Option(help="Steps that refine the field for this pair; 0 for the network alone.", min=0)
-    ] = 100,
+        int | None,
+        typer.Option(
+            help="Steps that refine the field for this pair; 0 for the network alone.",
+            min=0,
+            show_default="100; 0 for a network trained with labels, which knows more than a pair's images show",
+        ),
+    ] = None,
     layout: Annotated[
         Layout, typer.Option(help="Of the fields: itk for ITK, ANTs and 3D Slicer; learn2reg for the challenge.")
     ] = Layout.itk,
@@ -427,7 +432,7 @@ def register(
     """
     if (model is None) != no_model:
         raise CourseError("register needs either --model FILE.pt or --no-model: give one of them")
-    if no_model and not affine and not iterations:
+    if no_model and not affine and iterations == 0:
         raise CourseError("without a model, --affine or --iterations there is nothing to do: give one of them")
     if (moving_label is None) != (moved_label is None):
         raise CourseError("--moving-label and --moved-label belong together: give both, or neither")
@@ -440,6 +445,8 @@ def register(
     registration.check_outputs({f"--{name.replace('_', '-')}": path for name, path in outputs.items()}, inputs)
     where = _device(device)
     trained = None if model is None else training.load_model(model)
+    if iterations is None:
+        iterations = 0 if trained and trained.config.dice_weight else 100
     images = nifti.read_image(moving), nifti.read_image(fixed)
     registration.check_layout(layout.value, *images)
     label = None if moving_label is None else nifti.read_label(moving_label, images[0])

@@ -358,7 +358,8 @@ def loader(
     """Batches of the pairs ``start`` to ``stop`` in order: a run that ended at pair ``i`` goes on at ``start=i``.
 
     The order is the pairs' own (random pairs are random by themselves), and the global random state is not
-    touched. A batch has labels where all its pairs have. ``workers`` processes help when the cache is on disk; from memory none are needed.
+    touched. A batch has labels where all its pairs have. ``workers`` processes help when the cache is on disk; from
+    memory none are needed.
     """
     stop = len(pairs) if stop is None else stop
     if not 0 <= start <= stop <= len(pairs):

@@ -27,7 +27,9 @@ LEVELS = ((4, 0.4), (2, 0.4), (1, 0.2))
 LARGEST_LEVEL = 2**21
 """Voxels. A step at the full resolution of a brain of 1 mm takes seconds."""
 VELOCITY = 4
-"""How many times coarser than the images the velocity is, on every level: a grid too coarse for what a fold needs."""
+"""How many times coarser than the images the optimised velocity is: a grid too coarse for what a fold needs."""
+START = 2
+"""How many times coarser than the images the velocity is that it begins with: what networks of half resolution give."""
 SMALLEST = 8
 """Voxels along an axis below which a level gets no coarser."""
 LEARNING_RATE = 0.4
@@ -47,17 +49,17 @@ def optimise(
     smoothness: float | None = None,
     levels: Sequence[tuple[float, float]] | None = None,
 ) -> Registration:
-    """Improve the velocity of one pair by Adam on the similarity and the smoothness of the velocity.
+    """Improve the velocity of one pair by Adam on the similarity, with a smooth change.
 
-    The velocity has a quarter of the images' resolution. What a start has beyond that is lost; it costs little, and a
-    coarse grid is itself a regulariser.
+    What is optimised is the change of the velocity from its start, at a quarter of the images' resolution: a coarse
+    grid is itself a regulariser, and what a network knows beyond it (from labels, say) stays.
 
     Args:
         moving, fixed: ``(1, 1, *spatial)``, 2-D or 3-D, on one grid, intensities from 0 to 1.
         velocity: where to begin, ``(1, N, *spatial)`` voxels; None begins with zero.
         iterations: steps, shared out to the levels.
         similarity: ``"ncc"`` or ``"ssd"``.
-        smoothness: weight of the diffusion loss; None takes the default of the similarity (:data:`SMOOTHNESS`).
+        smoothness: weight of the change's diffusion loss; None takes the similarity's default (:data:`SMOOTHNESS`).
         levels: as :data:`LEVELS`; ``[(1, 1.0)]`` is a single one. None takes :data:`LEVELS` without those that would
             have more than :data:`LARGEST_LEVEL` voxels.
 
@@ -70,26 +72,30 @@ def optimise(
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors born in inference mode know no gradients, their copies do.
         moving, fixed = moving.clone(), fixed.clone()
-        coarse = _coarser(spatial, VELOCITY)
-        start = moving.new_zeros(1, len(spatial), *coarse) if velocity is None else resize(velocity.clone(), coarse)
-        parameters = start.requires_grad_()
-        coarse_voxels = math.prod(coarse)
+        # Without a start the velocity is what its change is, and need not be finer.
+        begun = None if velocity is None else resize(velocity.clone(), _coarser(spatial, START))
+        change = moving.new_zeros(1, len(spatial), *_coarser(spatial, VELOCITY)).requires_grad_()
+        voxels = change[0, 0].numel()
+
+        def current() -> Tensor:
+            return change if begun is None else begun + resize(change, begun.shape[2:])
+
         if levels is None:
             levels = [level for level in LEVELS if math.prod(_coarser(spatial, level[0])) <= LARGEST_LEVEL]
         for factor, steps in _schedule(levels, iterations):
             shape = _coarser(spatial, factor)
             source, target = (F.interpolate(image, size=shape, mode="area") for image in (moving, fixed))
-            optimizer = torch.optim.Adam([parameters], LEARNING_RATE, betas=(0.9, 0.99), eps=EPSILON)
+            optimizer = torch.optim.Adam([change], LEARNING_RATE, betas=(0.9, 0.99), eps=EPSILON)
             for step in range(steps):
                 optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-                moved = warp(source, resize(integrate(parameters), shape))
-                loss = compare(moved, target) + weight * losses.diffusion_loss(parameters)
+                moved = warp(source, resize(integrate(current()), shape))
+                loss = compare(moved, target) + weight * losses.diffusion_loss(change)
                 optimizer.zero_grad()
-                (loss * coarse_voxels).backward()
+                (loss * voxels).backward()
                 optimizer.step()
     with torch.no_grad():
         # Integrated again at full resolution, where exp(-v) undoes exp(v) best.
-        velocity = resize(parameters, spatial)
+        velocity = resize(current(), spatial)
         displacement = integrate(velocity)
         return Registration(warp(moving, displacement), displacement, velocity)
 

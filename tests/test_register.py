@@ -174,6 +174,18 @@ def test_a_network_starts_what_the_iterations_finish(scans, register, checkpoint
     assert after[60] > after[0] + 0.1
 
 
+def test_a_network_trained_with_labels_is_not_refined_unless_asked(scans, register, checkpoint, tmp_path):
+    state = torch.load(checkpoint, weights_only=True)
+    state["config"]["dice_weight"] = 0.5
+    torch.save(state, tmp_path / "labels.pt")
+
+    def ncc(*options):
+        return re.search(r"NCC \S+ -> \S+", register("--model", *options)[1])[0]
+
+    assert ncc(tmp_path / "labels.pt") == ncc(checkpoint, "--iterations", 0)
+    assert ncc(tmp_path / "labels.pt", "--iterations", 100) == ncc(checkpoint) != ncc(checkpoint, "--iterations", 0)
+
+
 def test_scans_apart_are_refused_or_aligned(scans, register, refused):
     image = nib.load(scans / "moving.nii.gz")
     affine = image.affine.copy()

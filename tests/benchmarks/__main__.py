@@ -258,6 +258,7 @@ def refine(
     dataset: Annotated[str, typer.Option(help="Whose test pairs to measure on.")] = "hippocampus",
     iterations: Annotated[int, typer.Option(help="Of the instance optimisation.")] = 100,
     count: Annotated[int, typer.Option(help="Test pairs.")] = 50,
+    others: Annotated[bool, typer.Option(help="Methods without the network too.")] = True,
 ) -> None:
     """Dice, distances, folding and seconds of affine, network, optimisation, and the peers that are installed."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -265,16 +266,17 @@ def refine(
     test = PairDataset(subjects, cohort.pairs("test", count=count))
     network = load_model(model).model.to(device)
     methods: dict[str, Callable[..., Any]] = {
-        "affine": peers.affine_only,
         "network": network,
-        "optimised, one level": partial(optimise, iterations=iterations, levels=[(1, 1.0)]),
-        "optimised": partial(optimise, iterations=iterations),
         "network, optimised": lambda m, f: optimise(m, f, network(m, f).velocity, iterations=iterations),
     }
-    if find_spec("SimpleITK"):
-        methods["demons (SimpleITK)"] = peers.demons
-    if find_spec("ants"):
-        methods["SyN (ANTs)"] = peers.syn
+    if others:
+        methods["affine"] = peers.affine_only
+        methods["optimised, one level"] = partial(optimise, iterations=iterations, levels=[(1, 1.0)])
+        methods["optimised"] = partial(optimise, iterations=iterations)
+        if find_spec("SimpleITK"):
+            methods["demons (SimpleITK)"] = peers.demons
+        if find_spec("ants"):
+            methods["SyN (ANTs)"] = peers.syn
     rows = {}
     for method, call in methods.items():
         table = evaluate(call, test, cohort.info.labels, cohort.info.spacing, device=device)
