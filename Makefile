@@ -7,7 +7,7 @@ SUBMISSIONS ?=
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: help setup run lab notebooks test bench release grade check-assignment address lint
+.PHONY: help setup run lab notebooks check test coverage bench release grade check-assignment address lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -31,12 +31,20 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 notebooks: $(READY)  ## write every notebook anew from its source, executed
 	$(PY) notebooks/build.py build
 
+check: $(READY) lint  ## style, types and the quick tests, in minutes
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" tests
+
 test: $(READY) lint  ## every test, and every notebook from top to bottom
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-lint: $(READY)  ## style of the code and of the notebooks' sources
+# The deselected test forbids files to grow, those of coverage too.
+coverage: $(READY)  ## the share of the package's lines and branches that the tests run, which must not fall
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term tests --deselect tests/scans/test_registration.py::test_a_full_disk_leaves_all_files_or_none
+
+lint: $(READY)  ## style and types of the code, style of the notebooks' sources
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m ty check --quiet
 
 bench: $(READY)  ## speed, memory and accuracy beside MONAI's VoxelMorph and voxelmorph
 	$(PY) -m tests.benchmarks

@@ -42,7 +42,7 @@ def built_in_cohort() -> None:
 @cache
 def _make_cohort() -> None:
     """Before the first notebook: two workers must not fill one folder at a time."""
-    from course_utils.datasets import data_root, load_cohort
+    from course_utils.data.cohorts import data_root, load_cohort
 
     data_root().mkdir(parents=True, exist_ok=True)
     with FileLock(data_root() / ".lock"):

@@ -5,5 +5,5 @@ class CourseError(Exception):
     """Something the user can mend.
 
     The message is a single line that says what is wrong, where, and what to do next. The command line prints it
-    behind ``error:`` and exits with code 2; a notebook shows it as the last line of its traceback.
+    behind `error:` and exits with code 2; a notebook shows it as the last line of its traceback.
     """

@@ -1,8 +1,7 @@
 """One table for every registration method: run it on pairs and measure it before and after.
 
-The table has one row a pair and structure, so any question about it is one line of pandas;
-:func:`course_utils.metrics.summarise` and :func:`course_utils.metrics.paired_comparison` answer the usual
-ones.
+The table has one row for each pair and structure, so any question about it is one line of pandas; `summarise` and
+`paired_comparison` answer the usual ones.
 """
 
 import itertools
@@ -10,15 +9,21 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import scipy.stats
 import torch
 from monai.networks.utils import eval_mode
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from course_utils import metrics
+from course_utils.checkpoint import Checkpoint
+from course_utils.data.loading import PairDataset, load_subjects
+from course_utils.data.pairs import Pair
 from course_utils.errors import CourseError
 from course_utils.fields import warp
 
@@ -34,23 +39,23 @@ def evaluate(
     """Register every pair and measure the result against the labels.
 
     Args:
-        model: ``model(moving, fixed)`` on float32 ``(1, 1, *spatial)``, answering with an object whose
-            ``displacement`` is ``(1, N, *spatial)`` in voxels. A network is put on the device and into
+        model: `model(moving, fixed)` on float32 `(1, 1, *spatial)`, answering with an object whose
+            `displacement` is `(1, N, *spatial)` in voxels. A network is put on the device and into
             evaluation mode (and back into the mode it was in). Any callable will do: SciPy, SimpleITK, doing
-            nothing. It runs under ``torch.inference_mode``; one that optimises by gradients opens
-            ``torch.inference_mode(False)`` itself.
-        pairs: items as :class:`course_utils.loading.PairDataset` gives them: ``fixed``, ``moving``,
-            ``fixed_label`` and ``moving_label`` ``(1, *spatial)``, ``name``, and ``true_displacement`` ``(N,
-            *spatial)`` where it is known.
+            nothing. It runs under `torch.inference_mode`; one that optimises by gradients opens
+            `torch.inference_mode(False)` itself.
+        pairs: items as `course_utils.data.loading.PairDataset` gives them: `fixed`, `moving`,
+            `fixed_label` and `moving_label` `(1, *spatial)`, `name`, and `true_displacement` `(N,
+            *spatial)` where it is known.
         labels: the structures to measure, label value to name.
         spacing: mm between voxels along each array axis, or one number for all.
         device: where the model runs.
 
     Returns:
-        One row a pair and structure: pair, structure, dice_before, dice_after, hd_mm_before, hd_mm_after,
+        One row for each pair and structure: pair, structure, dice_before, dice_after, hd_mm_before, hd_mm_after,
         hd95_mm_before, hd95_mm_after, folding_percent, sdlogj, seconds, and tre_mm_before, tre_mm_after
         (inside the fixed labels) where the true displacement is known. The moving label is moved with the
-        nearest neighbour and zero outside. ``seconds`` is the time of the call alone, after one call that is
+        nearest neighbour and zero outside. `seconds` is the time of the call alone, after one call that is
         not counted.
 
     Raises:
@@ -104,8 +109,33 @@ def evaluate(
     return pd.DataFrame(rows)
 
 
+def evaluate_checkpoint(
+    checkpoint: Checkpoint, pairs: Sequence[Pair], *, device: torch.device | str = "cpu"
+) -> pd.DataFrame:
+    """Measure a trained network on pairs of scans, prepared as its training prepared them.
+
+    Args:
+        checkpoint: The network.
+        pairs: What a cohort or `pairs_from_csv` gives; images of a pair may differ in shape.
+        device: Where the network runs.
+
+    Returns:
+        The table of `evaluate`, of the structures that the network's data set has; with the target registration error
+        where the true deformation of the pairs is known (of the built-in cohort).
+
+    Raises:
+        CourseError: a file cannot be used, and whatever `evaluate` raises.
+    """
+    subjects = [subject for pair in pairs for subject in (pair.fixed, pair.moving)]
+    loaded = load_subjects(subjects, checkpoint.card.recipe, strict=True)
+    truth = all(subject.velocity is not None for subject in subjects)
+    dataset = PairDataset(loaded, pairs, truth=truth)
+    items = (dataset[index] for index in range(len(dataset)))
+    return evaluate(checkpoint.model(), items, checkpoint.card.labels, checkpoint.card.recipe.spacing, device=device)
+
+
 def _inputs(item: Mapping[str, Any], device: torch.device) -> list[Tensor]:
-    """moving, fixed, moving_label, fixed_label as ``(1, 1, *spatial)`` on the device."""
+    """moving, fixed, moving_label, fixed_label as `(1, 1, *spatial)` on the device."""
     keys = ("moving", "fixed", "moving_label", "fixed_label")
     missing = [key for key in keys if item.get(key) is None]
     if missing:
@@ -146,7 +176,167 @@ def _check_displacement(displacement: Tensor, fixed: Tensor, name: str) -> None:
 def _compare(
     label: Tensor, fixed_label: Tensor, labels: Mapping[int, str], spacing: float | Sequence[float]
 ) -> dict[str, list[float]]:
-    """Overlap and distances of each structure, in the order of ``labels``."""
+    """Overlap and distances of each structure, in the order of `labels`."""
     maximum, hd95 = metrics.hausdorff(label, fixed_label, labels, spacing, percentile=(100, 95))[:, 0]
     overlap = metrics.dice(label, fixed_label, labels)[0]
     return {"dice": overlap.tolist(), "hd_mm": maximum.tolist(), "hd95_mm": hd95.tolist()}
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread over pairs of an evaluation table, for each structure and overall.
+
+    Overall, the structures of a pair are averaged first, so that every pair weighs the same and the spread is
+    that between pairs. A structure that only one of the two images has is infinitely far: the `lost`
+    columns count these, before and after separately, and the means of distances are over the rows that are
+    finite both before and after, so that the two sides speak of the same structures. Do not quote such a mean
+    without its count.
+
+    Args:
+        table: what `evaluate` returns, one row for each pair and structure.
+
+    Returns:
+        One row a structure, then `"overall"`. Columns have two levels: `("pairs", "count")`, then for
+        each measure `(measure, "mean")` and `(measure, "std")` (sample standard deviation over pairs, NaN
+        for a single pair), and for distances `(measure, "lost")`. What is measured once a pair
+        (folding_percent, sdlogj, seconds, tre_mm_*) stands in the overall row only. `summarise(table).T`
+        prints best.
+
+    Raises:
+        CourseError: the table is empty or lacks a column.
+    """
+    _check_table(table, [])
+    measures = [c for c in table.columns if c not in ("pair", "structure")]
+    of_structure = [c for c in measures if c.startswith(("dice_", "hd_", "hd95_"))]
+    finite = table.copy()
+    for after in [c for c in of_structure if c.startswith("hd") and c.endswith("_after")]:
+        before = after.removesuffix("_after") + "_before"
+        _check_table(table, [before])
+        apart = np.isinf(table[before]) | np.isinf(table[after])
+        finite.loc[apart, [before, after]] = np.nan
+    rows = {}
+    for structure, its_rows in finite.groupby("structure", sort=False):
+        rows[structure] = _statistics(its_rows.set_index("pair")[of_structure], table.loc[its_rows.index])
+    overall = finite.groupby("pair", sort=False)[measures].mean()
+    rows["overall"] = _statistics(overall, table)
+    summary = pd.DataFrame.from_dict(rows, orient="index")
+    # from_dict orders the columns as the first row has them; the measures keep the table's order instead.
+    summary = summary.reindex(columns=list(rows["overall"]))
+    summary.columns = pd.MultiIndex.from_tuples(summary.columns, names=["measure", "statistic"])
+    return summary.rename_axis("structure")
+
+
+def readable(summary: pd.DataFrame) -> str:
+    """What `summarise` returns, as text: a line for each structure, then what is measured once a pair.
+
+    Every number is a mean and a standard deviation over pairs.
+    """
+
+    def cell(structure: str, measure: str) -> str:
+        line = summary.loc[structure, measure]
+        lost = f", {line['lost']:.0f} lost" if line.get("lost") else ""
+        return f"{line['mean']:.3f} ± {line['std']:.3f}{lost}"
+
+    measures = [measure for measure in summary.columns.unique(level=0) if measure != "pairs"]
+    of_structure = [measure for measure in measures if measure.startswith(("dice_", "hd_", "hd95_"))]
+    rows = {structure: [cell(structure, measure) for measure in of_structure] for structure in summary.index}
+    once = [f"{measure}: {cell('overall', measure)}" for measure in measures if measure not in of_structure]
+    pairs = f"mean ± standard deviation over {summary.loc['overall', ('pairs', 'count')]:.0f} pairs"
+    return "\n".join([pairs, pd.DataFrame.from_dict(rows, "index", columns=of_structure).to_string(), *once])
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Method A minus method B in one column of their tables, pair by pair."""
+
+    column: str
+    n: int  # pairs compared
+    mean_difference: float  # A - B, in the column's unit
+    low: float  # 95 % bootstrap confidence interval of the mean difference
+    high: float
+    p_value: float  # two-sided Wilcoxon signed-rank test
+    excluded: int  # rows (pair and structure) left out because one of the two values is not finite
+
+    def __str__(self) -> str:
+        return (
+            f"{self.column}: mean difference {self.mean_difference:+.4g} "
+            f"(95 % CI {self.low:+.4g} to {self.high:+.4g}), Wilcoxon p = {self.p_value:.2g}, "
+            f"n = {self.n} pairs, {self.excluded} rows excluded"
+        )
+
+
+def paired_comparison(table_a: pd.DataFrame, table_b: pd.DataFrame, column: str, *, seed: int = 0) -> PairedComparison:
+    """Is A better than B on the same pairs? The spread between pairs, which hides small effects, cancels.
+
+    The structures of a pair are averaged first: they are not independent, pairs are the sample. A row whose
+    value is not finite in either table (a lost or absent structure) is left out of both and counted.
+
+    Args:
+        table_a, table_b: two evaluation tables of the same pairs and structures, in any order.
+        column: the measure, such as `"dice_after"`.
+        seed: of the bootstrap (9999 resamples, percentile interval).
+
+    Raises:
+        CourseError: a column is missing, the tables are of different pairs, or fewer than two pairs are left.
+
+    Sources: Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1(6), 1945; Efron and
+    Tibshirani, An introduction to the bootstrap, 1993, chapter 13.
+    """
+    key = ["pair", "structure"]
+    for table in (table_a, table_b):
+        _check_table(table, [column])
+    joined = table_a[[*key, column]].merge(table_b[[*key, column]], on=key, how="outer", indicator=True)
+    alone = joined[joined["_merge"] != "both"]
+    if len(alone):
+        first = alone.iloc[0]
+        raise CourseError(
+            f"{len(alone)} rows are in one table only, the first is pair {first['pair']}, structure "
+            f"{first['structure']}: evaluate both methods on the same pairs"
+        )
+    both = np.isfinite(joined[[f"{column}_x", f"{column}_y"]]).all(axis=1)
+    difference = joined[f"{column}_x"] - joined[f"{column}_y"]
+    by_pair = difference[both].groupby(joined["pair"][both]).mean().to_numpy()
+    if len(by_pair) < 2:
+        raise CourseError(f"{len(by_pair)} pairs have a finite {column} in both tables: compare at least two")
+    interval = scipy.stats.bootstrap(
+        (by_pair,), np.mean, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    # Where no pair differs SciPy has nothing to rank; such data speak for no difference at all.
+    p_value = scipy.stats.wilcoxon(by_pair).pvalue if by_pair.any() else 1.0
+    return PairedComparison(
+        column=column,
+        n=len(by_pair),
+        mean_difference=float(by_pair.mean()),
+        low=float(interval.low),
+        high=float(interval.high),
+        p_value=float(p_value),
+        excluded=int((~both).sum()),
+    )
+
+
+def _statistics(values: pd.DataFrame, rows: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """One line of the summary: statistics of `values` (a line a pair), the lost counted in `rows`."""
+    line: dict[tuple[str, str], float] = {("pairs", "count"): len(values)}
+    for measure in values.columns:
+        line[measure, "mean"] = values[measure].mean()
+        line[measure, "std"] = values[measure].std()
+        if measure.startswith("hd"):
+            line[measure, "lost"] = int(np.isinf(rows[measure]).sum())
+    return line
+
+
+def _check_table(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [c for c in ("pair", "structure", *columns) if c not in table.columns]
+    if missing:
+        raise CourseError(f"the table has no column {', '.join(missing)}: give one that evaluate made")
+    if table.empty:
+        raise CourseError("the table has no rows: evaluate at least one pair first")
+    twice = table[table.duplicated(["pair", "structure"])]
+    if len(twice):
+        first = twice.iloc[0]
+        raise CourseError(
+            f"pair {first['pair']}, structure {first['structure']} stands twice in the table: "
+            "give each pair its own name"
+        )

@@ -1,7 +1,7 @@
 """The algebra of displacement and velocity fields, in 2-D and 3-D.
 
-A displacement ``u`` is a tensor ``(B, N, *spatial)`` with ``N = len(spatial)``, in voxels. It stands for the map
-``phi(x) = x + u(x)``; its component ``c`` moves along array axis ``c``. A velocity has the same layout; integrated over
+A displacement `u` is a tensor `(B, N, *spatial)` with `N = len(spatial)`, in voxels. It stands for the map
+`phi(x) = x + u(x)`; its component `c` moves along array axis `c`. A velocity has the same layout; integrated over
 unit time it gives a displacement. Everything is computed in float32, under autocast too: in bfloat16 the coordinate 160
 is already 0.3 voxel off.
 """
@@ -14,24 +14,24 @@ from torch.nn import functional as F
 
 
 def identity_grid(shape: Sequence[int], *, device: torch.device | str | None = None) -> Tensor:
-    """Voxel coordinates of every voxel, ``(1, N, *shape)`` float32: the map that moves nothing."""
+    """Voxel coordinates of every voxel, `(1, N, *shape)` float32: the map that moves nothing."""
     axes = [torch.arange(n, dtype=torch.float32, device=device) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
 
 
 def warp(image: Tensor, displacement: Tensor, *, mode: str = "bilinear", padding: str = "border") -> Tensor:
-    """Pull ``image`` back along a displacement: ``moved(x) = image(x + u(x))``.
+    """Pull `image` back along a displacement: `moved(x) = image(x + u(x))`.
 
     Args:
-        image: ``(B, C, *spatial)``; any dtype. Its grid may differ in size from the displacement's: ``x + u(x)`` is
+        image: `(B, C, *spatial)`; any dtype. Its grid may differ in size from the displacement's: `x + u(x)` is
             read as a voxel position in the image.
-        displacement: ``(B, N, *out_spatial)``, voxels.
-        mode: ``"bilinear"`` (trilinear in 3-D) for intensities, ``"nearest"`` for labels.
-        padding: outside the image, ``"border"`` repeats the edge and ``"zeros"`` gives zero.
+        displacement: `(B, N, *out_spatial)`, voxels.
+        mode: `"bilinear"` (trilinear in 3-D) for intensities, `"nearest"` for labels.
+        padding: outside the image, `"border"` repeats the edge and `"zeros"` gives zero.
 
     Returns:
-        ``(B, C, *out_spatial)``. Floating point for floating-point images; integer labels keep their dtype under
-        ``"nearest"`` and are refused under ``"bilinear"``.
+        `(B, C, *out_spatial)`. Floating point for floating-point images; integer labels keep their dtype under
+        `"nearest"` and are refused under `"bilinear"`.
 
     Raises:
         ValueError: the number of dimensions do not agree, or a label is asked to be interpolated linearly.
@@ -54,19 +54,19 @@ def warp(image: Tensor, displacement: Tensor, *, mode: str = "bilinear", padding
 
 
 def compose(first: Tensor, second: Tensor) -> Tensor:
-    """The one displacement that does what warping by ``first`` and then by ``second`` does.
+    """The one displacement that does what warping by `first` and then by `second` does.
 
-    ``warp(warp(I, first), second) = I(x + second(x) + first(x + second(x)))``, so the result is
-    ``second + first o (id + second)``. Both are ``(B, N, *spatial)`` in voxels of the same grid.
+    `warp(warp(I, first), second) = I(x + second(x) + first(x + second(x)))`, so the result is
+    `second + first o (id + second)`. Both are `(B, N, *spatial)` in voxels of the same grid.
     """
     return second.float() + warp(first.float(), second)
 
 
 def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
-    """Scaling and squaring: the displacement of ``exp(v)`` for a stationary velocity ``(B, N, *spatial)``.
+    """Scaling and squaring: the displacement of `exp(v)` for a stationary velocity `(B, N, *spatial)`.
 
-    The flow over time ``2**-steps`` is almost ``v / 2**steps``; composing it with itself ``steps`` times gives unit
-    time. For a smooth field the result is a diffeomorphism whose inverse is ``exp(-v)``.
+    The flow over time `2**-steps` is almost `v / 2**steps`; composing it with itself `steps` times gives unit
+    time. For a smooth field the result is a diffeomorphism whose inverse is `exp(-v)`.
 
     Source: Arsigny et al., A log-Euclidean framework for statistics on diffeomorphisms, MICCAI 2006.
     """
@@ -79,9 +79,9 @@ def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
 
 
 def invert(displacement: Tensor, iterations: int = 30) -> Tensor:
-    """The displacement of the inverse map, by the fixed point ``w(x) <- -u(x + w(x))``; ``(B, N, *spatial)``.
+    """The displacement of the inverse map, by the fixed point `w(x) <- -u(x + w(x))`; `(B, N, *spatial)`.
 
-    Converges when neighbouring displacements differ by less than their distance (the Lipschitz constant of ``u`` below
+    Converges when neighbouring displacements differ by less than their distance (the Lipschitz constant of `u` below
     one); there each iteration shrinks the error by that constant. Source: Chen et al., A simple fixed-point approach to
     invert a deformation field, Medical Physics 35(1), 2008.
     """
@@ -92,10 +92,10 @@ def invert(displacement: Tensor, iterations: int = 30) -> Tensor:
 
 
 def resize(field: Tensor, shape: Sequence[int]) -> Tensor:
-    """Carry a displacement or a velocity ``(B, N, *spatial)`` to a grid ``shape`` over the same field of view.
+    """Carry a displacement or a velocity `(B, N, *spatial)` to a grid `shape` over the same field of view.
 
-    The samples are interpolated linearly and the vectors, being in voxels, grow by ``new / old`` along each axis. Voxel
-    *edges* of the two grids coincide (``align_corners=False`` in PyTorch's words): halving a grid makes one voxel of
+    The samples are interpolated linearly and the vectors, being in voxels, grow by `new / old` along each axis. Voxel
+    *edges* of the two grids coincide (`align_corners=False` in PyTorch's words): halving a grid makes one voxel of
     every two, so the factor is 0.5 going down and 2 coming up, exactly.
     """
     _check_field(field)
@@ -111,10 +111,10 @@ def resize(field: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def affine_to_field(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """The displacement ``A x + t - x`` on a grid, ``(B, N, *shape)``.
+    """The displacement `A x + t - x` on a grid, `(B, N, *shape)`.
 
     Args:
-        matrix: ``(B, N, N + 1)``, the linear part beside the translation, from fixed voxels to moving voxels.
+        matrix: `(B, N, N + 1)`, the linear part beside the translation, from fixed voxels to moving voxels.
         shape: the fixed grid.
     """
     dims = len(shape)
@@ -128,7 +128,7 @@ def affine_to_field(matrix: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def gradient(field: Tensor) -> tuple[Tensor, ...]:
-    """Derivatives of ``(B, C, *spatial)`` along each array axis, per voxel: central inside, one-sided at the border."""
+    """Derivatives of `(B, C, *spatial)` along each array axis, per voxel: central inside, one-sided at the border."""
     field = field.float()
     derivatives = []
     for axis in range(2, field.ndim):
@@ -143,10 +143,10 @@ def gradient(field: Tensor) -> tuple[Tensor, ...]:
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:
-    """``det(I + du/dx)`` of ``(B, N, *spatial)``, as ``(B, 1, *spatial)``.
+    """`det(I + du/dx)` of `(B, N, *spatial)`, as `(B, 1, *spatial)`.
 
     It is the local change of volume from fixed to moving space: 1 keeps it, below 1 the moving tissue at this place is
-    smaller, and 0 or less means that the map folds. Finite differences as in :func:`gradient`.
+    smaller, and 0 or less means that the map folds. Finite differences as in `gradient`.
     """
     _check_field(displacement)
     columns = [derivative.unbind(1) for derivative in gradient(displacement)]

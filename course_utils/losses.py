@@ -15,19 +15,19 @@ from course_utils.fields import jacobian_determinant
 
 
 def ssd_loss(moved: Tensor, fixed: Tensor) -> Tensor:
-    """Mean of squared differences of two images ``(B, C, *spatial)``: assumes that equal tissue has equal intensity."""
+    """Mean of squared differences of two images `(B, C, *spatial)`: assumes that equal tissue has equal intensity."""
     _same_shape(moved, fixed)
     return (moved.float() - fixed.float()).square().mean()
 
 
 def ncc_loss(moved: Tensor, fixed: Tensor, window: int = 9, epsilon: float = 1e-8) -> Tensor:
-    """One minus the mean local squared correlation coefficient; 0 where each window is a line ``a x + b`` of the other.
+    """One minus the mean local squared correlation coefficient; 0 where each window is a line `a x + b` of the other.
 
-    In a cube of ``window`` voxels around each voxel, ``cov(moved, fixed)**2 / (var(moved) var(fixed) + epsilon)``.
+    In a cube of `window` voxels around each voxel, `cov(moved, fixed)**2 / (var(moved) var(fixed) + epsilon)`.
     Voxels outside the image do not count (padding with zeros would correlate any two images at their border).
 
     Args:
-        moved, fixed: ``(B, 1, *spatial)``, intensities of order one.
+        moved, fixed: `(B, 1, *spatial)`, intensities of order one.
         window: side of the cube in voxels, odd.
         epsilon: what a product of variances must exceed to count as structure. 1e-8 is a contrast of 1 % of the
             intensity range in both images; flat background scores no correlation.
@@ -52,7 +52,7 @@ def ncc_loss(moved: Tensor, fixed: Tensor, window: int = 9, epsilon: float = 1e-
 
 
 def diffusion_loss(field: Tensor) -> Tensor:
-    """Mean squared first derivative of a field ``(B, N, *spatial)``, averaged over components and axes.
+    """Mean squared first derivative of a field `(B, N, *spatial)`, averaged over components and axes.
 
     Differences between neighbours, per voxel. Source: Balakrishnan et al., IEEE TMI 38(8), 2019, equation 8.
     """
@@ -61,7 +61,7 @@ def diffusion_loss(field: Tensor) -> Tensor:
 
 
 def bending_loss(field: Tensor) -> Tensor:
-    """Mean squared second derivative of a field ``(B, N, *spatial)``, summed over axes, mixed ones counted twice.
+    """Mean squared second derivative of a field `(B, N, *spatial)`, summed over axes, mixed ones counted twice.
 
     An affine map costs nothing. Source: Rueckert et al., Nonrigid registration using free-form deformations, IEEE TMI
     18(8), 1999, equation 6.
@@ -77,7 +77,7 @@ def bending_loss(field: Tensor) -> Tensor:
 
 
 def jacobian_loss(displacement: Tensor) -> Tensor:
-    """Mean of ``relu(-det J)`` over the grid: 0 without folding, grows with how far cells are turned inside out.
+    """Mean of `relu(-det J)` over the grid: 0 without folding, grows with how far cells are turned inside out.
 
     Source: Mok and Chung, Fast symmetric diffeomorphic image registration, CVPR 2020, equation 5.
     """
@@ -85,15 +85,15 @@ def jacobian_loss(displacement: Tensor) -> Tensor:
 
 
 def one_hot(label: Tensor, labels: Sequence[int]) -> Tensor:
-    """``(B, 1, *spatial)`` integers to float32 ``(B, L, *spatial)``, a channel for each of ``labels``."""
+    """`(B, 1, *spatial)` integers to float32 `(B, L, *spatial)`, a channel for each of `labels`."""
     values = torch.as_tensor(list(labels), device=label.device, dtype=label.dtype)
     return (label == values.view(1, -1, *[1] * (label.ndim - 2))).float()
 
 
 def soft_dice_loss(moved: Tensor, fixed: Tensor) -> Tensor:
-    """One minus the mean Dice of memberships ``(B, L, *spatial)`` in [0, 1].
+    """One minus the mean Dice of memberships `(B, L, *spatial)` in [0, 1].
 
-    Warp one-hot labels linearly to get ``moved``: unlike nearest-neighbour labels they have a gradient. A structure
+    Warp one-hot labels linearly to get `moved`: unlike nearest-neighbour labels they have a gradient. A structure
     that neither image has is left out of the mean. Source: Milletari et al., V-Net, 3DV 2016, section 3.
     """
     _same_shape(moved, fixed)

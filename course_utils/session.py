@@ -10,7 +10,8 @@ import torch
 from monai.utils import set_determinism
 
 import course_utils
-from course_utils.datasets import DATASETS, data_root
+from course_utils.data.cohorts import data_root
+from course_utils.data.registry import DATASETS
 from course_utils.errors import CourseError
 
 PROFILES = ("quick", "full")
@@ -18,11 +19,11 @@ PROFILES = ("quick", "full")
 
 @dataclass(frozen=True)
 class Session:
-    """What a notebook is run with; ``str()`` of it names no path and no host, so that it can be published.
+    """What a notebook is run with; `str()` of it names no path and no host, so that it can be published.
 
     Attributes:
-        dataset: a name out of :data:`course_utils.datasets.DATASETS`.
-        profile: ``"quick"`` shows every idea in minutes on a CPU, ``"full"`` trains at full size on a GPU.
+        dataset: a name out of `course_utils.data.cohorts.DATASETS`.
+        profile: `"quick"` shows every idea in minutes on a CPU, `"full"` trains at full size on a GPU.
         device: the CUDA device if there is one, otherwise the CPU.
         seed: what the generators of Python, NumPy and PyTorch were seeded with.
         data_root: the folder that holds the data sets.
@@ -53,9 +54,9 @@ class Session:
 def start(seed: int = 0) -> Session:
     """Seed every generator and read what the user chose.
 
-    ``COURSE_DATASET`` names the data set (``synthetic`` if unset), ``COURSE_PROFILE`` the profile (``full`` if there is
-    a CUDA device, else ``quick``), ``MONAI_DATA_DIRECTORY`` the data folder (``data``) and ``COURSE_RUNS`` the
-    folder for results (``runs``).
+    `COURSE_DATASET` names the data set (`synthetic` if unset), `COURSE_PROFILE` the profile (`full` if there is
+    a CUDA device, else `quick`), `MONAI_DATA_DIRECTORY` the data folder (`data`) and `COURSE_RUNS` the
+    folder for results (`runs`).
 
     Raises:
         CourseError: a data set or a profile that does not exist.

@@ -4,8 +4,9 @@ The source is what people edit; JupyterLab, when it saves a notebook, writes the
 from top to bottom with the built-in cohort and the quick profile, and stores the notebook only if every cell succeeded
 and every rule of the course holds; "check" proves that what is stored belongs to its source.
 
-Assignments have sources of their own, with solutions and hidden tests (course_utils/assignments.py): of these, "build"
-writes the students' notebooks, not executed; "release" and "instructor" write what a class and what nbgrader needs.
+Assignments have sources of their own, with solutions and hidden tests (course_utils/grading/assignments.py). Of these,
+"build" writes the students' notebooks, not executed; "release" and "instructor" write what a class and what nbgrader
+needs.
 """
 
 import hashlib
@@ -29,9 +30,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
-from course_utils.assignments import STUB, assignment_sources, read_assignment, student_version
-from course_utils.cli import run
+from course_utils.commands.ending import run
 from course_utils.errors import CourseError
+from course_utils.grading.assignments import STUB, assignment_sources, read_assignment, student_version
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_CELL = 30  # lines
@@ -67,7 +68,7 @@ You need Python 3.11 or newer. In this folder:
 ```sh
 python3 -m venv .venv
 source .venv/bin/activate
-pip install -e ".[notebooks,test]"
+pip install -e ".[notebooks,grading]"
 python -m jupyterlab notebooks/00_start_here.ipynb
 ```
 
@@ -99,7 +100,7 @@ def repository_address(root: Path = ROOT) -> str:
 
 
 def repository_slug(address: str) -> str:
-    """``owner/name`` of ``https://github.com/owner/name``, which Colab's links need."""
+    """`owner/name` of `https://github.com/owner/name`, which Colab's links need."""
     match = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?", address)
     if match is None:
         raise CourseError(f"'{address}' is no GitHub address; Colab opens https://github.com/OWNER/NAME")
@@ -153,7 +154,7 @@ def _without_address(text: str, source: Path) -> str:
 
 
 def execute(source: Path, folder: Path) -> NotebookNode:
-    """Run a source from top to bottom in ``folder`` and return the notebook, normalised.
+    """Run a source from top to bottom in `folder` and return the notebook, normalised.
 
     Raises:
         CourseError: a cell failed or took longer than the limit; its traceback goes to standard error.
@@ -205,7 +206,7 @@ def _is_live(output: NotebookNode) -> bool:
 
 
 def write(source: Path, folder: Path) -> Path:
-    """Execute a source in ``folder`` and store its notebook, whole or not at all.
+    """Execute a source in `folder` and store its notebook, whole or not at all.
 
     Raises:
         CourseError: a cell failed, or the notebook breaks a rule; the old notebook then stays.
@@ -385,10 +386,10 @@ def release(out: Out = ROOT / "release") -> None:
 
 
 def write_release(out: Path, root: Path = ROOT) -> list[str]:
-    """Write the students' bundle, whole or not at all; returns its files' paths, relative to ``out``.
+    """Write the students' bundle, whole or not at all; returns its files' paths, relative to `out`.
 
     Raises:
-        CourseError: a stored notebook does not belong to its source, or ``out`` holds something else.
+        CourseError: a stored notebook does not belong to its source, or `out` holds something else.
     """
     for source in assignments(root):
         if found := assignment_problems(source):
@@ -408,10 +409,10 @@ def instructor(out: Out = ROOT / "nbgrader") -> None:
 
 
 def write_instructor_versions(out: Path, root: Path = ROOT) -> list[str]:
-    """Write nbgrader's course folder, whole or not at all; returns its files' paths, relative to ``out``.
+    """Write nbgrader's course folder, whole or not at all; returns its files' paths, relative to `out`.
 
     Raises:
-        CourseError: a source breaks the format, or ``out`` holds something else.
+        CourseError: a source breaks the format, or `out` holds something else.
     """
     files = {Path("nbgrader_config.py"): NBGRADER_CONFIG}
     for source in assignments(root):
@@ -448,13 +449,21 @@ def address(url: Annotated[str, typer.Argument(help="https://github.com/OWNER/NA
 def carry_address(url: str, root: Path = ROOT) -> list[str]:
     """Replace the repository's address in pyproject.toml, environment.yml, README.md, sources and notebooks.
 
-    Returns the paths of the changed files, relative to ``root``.
+    Returns the paths of the changed files, relative to `root`.
     """
     new = repository_slug(url)
     old = repository_slug(repository_address(root))
     mention = re.compile(rf"(github(?:\.com)?/){re.escape(old)}(?![\w-])")
     changed = []
-    for pattern in ("*.md", "*.toml", "*.yml", "notebooks/**/*.md", "notebooks/**/*.py", "notebooks/**/*.ipynb"):
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "*.toml",
+        "*.yml",
+        "notebooks/**/*.md",
+        "notebooks/**/*.py",
+        "notebooks/**/*.ipynb",
+    ):
         for path in sorted(root.glob(pattern)):
             text = path.read_text(encoding="utf-8")
             if (replaced := mention.sub(rf"\g<1>{new}", text)) != text:

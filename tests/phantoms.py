@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from course_utils.nifti import Grid
+from course_utils.data.volumes import Grid, read_image
 
 RNG = np.random.default_rng(7)
 CENTRES, WIDTHS, HEIGHTS = RNG.uniform(-20, 20, (3, 25)), RNG.uniform(4, 8, 25), RNG.uniform(-350, 500, 25)
@@ -24,7 +24,7 @@ def grid(shape=(24, 26, 22), spacing=(2.5, 2.5, 2.5), codes="RAS", degrees=0.0, 
 
 
 def positions(of):
-    """Millimetres of every voxel, ``(3, *shape)``."""
+    """Millimetres of every voxel, `(3, *shape)`."""
     return apply(of.affine, np.stack(np.indices(of.shape)))
 
 
@@ -33,7 +33,7 @@ def apply(matrix, points):
 
 
 def intensity(points):
-    """A head with lumps in it, ``(3, ...)`` mm to 0 to about 1000; nothing further than 27 mm from the centre."""
+    """A head with lumps in it, `(3, ...)` mm to 0 to about 1000; nothing further than 27 mm from the centre."""
     lumps = sum(
         height * np.exp(-0.5 * sum((points[i] - centre[i]) ** 2 for i in range(3)) / width**2)
         for centre, width, height in zip(CENTRES.T, WIDTHS, HEIGHTS, strict=True)
@@ -54,3 +54,19 @@ def save(path, array, on, dtype=np.float32, sform=1, qform=1):
     image.set_qform(on.affine, qform)
     nib.save(image, path)
     return path
+
+
+PLACES = {
+    "same": grid(),
+    "flipped LAS": grid((26, 24, 25), codes="LAS"),
+    "permuted RPI": grid((22, 27, 30), (2.0, 2.5, 3.0), codes="PIR"),
+    "oblique, anisotropic, shifted": grid((30, 26, 16), (1.8, 2.2, 4.5), "LPS", degrees=25, centre=(4, -3, 5)),
+}
+PAIRS = [("flipped LAS", "permuted RPI"), ("oblique, anisotropic, shifted", "same"), ("permuted RPI", "flipped LAS")]
+PAIRS += [("same", "oblique, anisotropic, shifted")]
+
+
+def volume(folder, place, name="image.nii.gz", **options):
+    """The phantom on one of these grids, written to a file and read again."""
+    grid = PLACES[place]
+    return read_image(save(folder / name, intensity(positions(grid)), grid, **options))

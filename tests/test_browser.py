@@ -17,6 +17,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from notebooks.build import ROOT
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
 

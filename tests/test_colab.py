@@ -9,6 +9,8 @@ import pytest
 
 from notebooks.build import ROOT, SETUP_CELL, repository_address
 
+pytestmark = pytest.mark.slow
+
 LOCK = ROOT / "requirements-lock.txt"
 PREINSTALLED = ["torch", "numpy", "matplotlib", "pandas", "scipy", "requests", "tqdm", "ipykernel"]
 

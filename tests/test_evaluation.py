@@ -5,14 +5,16 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.ndimage
+import scipy.stats
 import torch
 from monai.data import MetaTensor
 from torch import nn
 
 from course_utils.errors import CourseError
-from course_utils.evaluation import evaluate
+from course_utils.evaluation import evaluate, paired_comparison, summarise
 from course_utils.fields import warp
 
 COLUMNS = [
@@ -32,7 +34,7 @@ def do_nothing(moving, fixed):
 
 
 def shifted_pair(name="a_to_b", shape=(14, 12, 13), shift=(3, 0, -2)):
-    """A nested cube, and the same one moved by ``shift``: moving(x + shift) = fixed(x)."""
+    """A nested cube, and the same one moved by `shift`: moving(x + shift) = fixed(x)."""
     fixed_label = torch.zeros(1, *shape, dtype=torch.uint8)
     fixed_label[(0, *[slice(4, 10)] * len(shape))] = 1
     fixed_label[(0, *[slice(5, 8)] * len(shape))] = 2
@@ -235,3 +237,136 @@ def test_pairs_are_read_one_at_a_time():
     evaluate(method, pairs(), LABELS, 1.0)
     without_warm_up = [entry for entry, _ in itertools.groupby(log)]
     assert without_warm_up == ["load a", "register", "load b", "register", "load c", "register"]
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def table(rows, **constant):
+    columns = ["pair", "structure", "dice_before", "dice_after", "hd_mm_before", "hd_mm_after"]
+    return pd.DataFrame(rows, columns=columns).assign(**constant)
+
+
+SMALL = table(
+    [
+        ("p", "left", 0.2, 0.4, 8.0, 6.0),
+        ("p", "right", 0.4, 0.8, 4.0, 2.0),
+        ("q", "left", 0.6, 1.0, 6.0, 0.0),
+        ("q", "right", 0.6, 0.6, 2.0, 4.0),
+        ("r", "left", 0.5, 0.5, 1.0, 1.0),
+    ],
+    folding_percent=[1.0, 1.0, 3.0, 3.0, 5.0],
+)
+
+
+def test_summary_averages_structures_within_a_pair_before_pairs():
+    summary = summarise(SMALL)
+    assert list(summary.index) == ["left", "right", "overall"]
+    left, right, overall = (summary.loc[name] for name in summary.index)
+    assert left["dice_after", "mean"] == pytest.approx(np.mean([0.4, 1.0, 0.5]))
+    assert left["dice_after", "std"] == pytest.approx(np.std([0.4, 1.0, 0.5], ddof=1))
+    assert (right["pairs", "count"], overall["pairs", "count"]) == (2, 3)
+    of_pairs = [0.6, 0.8, 0.5]  # pair r has one structure and weighs as much as the others
+    assert overall["dice_after", "mean"] == pytest.approx(np.mean(of_pairs))
+    assert overall["dice_after", "std"] == pytest.approx(np.std(of_pairs, ddof=1))
+    assert overall["hd_mm_before", "mean"] == pytest.approx(np.mean([6, 4, 1]))
+    assert overall["folding_percent", "mean"] == pytest.approx(3.0)
+    assert np.isnan(left["folding_percent", "mean"])
+
+
+def test_summary_counts_lost_structures_and_compares_the_same_ones_before_and_after():
+    lost = SMALL.copy()
+    lost.loc[0, "hd_mm_after"] = np.inf  # vanished by registration: its 8 mm before must leave the mean too
+    lost.loc[4, ["hd_mm_before", "hd_mm_after"]] = np.inf
+    lost.loc[3, ["dice_before", "dice_after", "hd_mm_before", "hd_mm_after"]] = np.nan  # in neither image
+    summary = summarise(lost)
+    assert summary.loc[["left", "right", "overall"], ("hd_mm_after", "lost")].tolist() == [2, 0, 2]
+    assert summary.loc[["left", "right", "overall"], ("hd_mm_before", "lost")].tolist() == [1, 0, 1]
+    assert summary.loc["left", ("hd_mm_before", "mean")] == pytest.approx(6.0)
+    assert summary.loc["left", ("hd_mm_after", "mean")] == pytest.approx(0.0)
+    assert summary.loc["overall", ("hd_mm_before", "mean")] == pytest.approx(np.mean([4.0, 6.0]))
+    assert summary.loc["overall", ("hd_mm_after", "mean")] == pytest.approx(np.mean([2.0, 0.0]))
+    assert summary.loc["overall", ("dice_after", "mean")] == pytest.approx(np.mean([0.6, 1.0, 0.5]))
+
+
+def test_summary_of_a_table_read_back_from_csv_is_the_same(tmp_path):
+    lost = SMALL.copy()
+    lost.loc[0, "hd_mm_after"] = np.inf
+    lost.to_csv(tmp_path / "metrics.csv", index=False)
+    pd.testing.assert_frame_equal(summarise(pd.read_csv(tmp_path / "metrics.csv")), summarise(lost))
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (SMALL.iloc[:0], "no rows"),
+        (SMALL.drop(columns="structure"), "no column structure"),
+        (SMALL.drop(columns="hd_mm_before"), "no column hd_mm_before"),
+        (pd.concat([SMALL, SMALL.iloc[1:2]]), "pair p, structure right stands twice"),
+    ],
+)
+def test_summary_of_a_broken_table_says_what_is_wrong(broken, words):
+    with pytest.raises(CourseError, match=words):
+        summarise(broken)
+
+
+def many(seed, pairs=40, gain=0.0):
+    draw = np.random.default_rng(seed)
+    difficulty = draw.normal(0.6, 0.1, size=(pairs, 2))
+    return pd.DataFrame(
+        {
+            "pair": np.repeat([f"pair{i}" for i in range(pairs)], 2),
+            "structure": ["left", "right"] * pairs,
+            "dice_after": (
+                difficulty + gain + np.random.default_rng(99).normal(0, 0.005, (pairs, 2)) * bool(gain)
+            ).ravel(),
+        }
+    )
+
+
+def test_paired_comparison_sees_an_effect_that_the_spread_between_pairs_hides():
+    a, b = many(0, gain=0.01), many(0)
+    assert scipy.stats.mannwhitneyu(a["dice_after"], b["dice_after"]).pvalue > 0.1
+    result = paired_comparison(a, b, "dice_after")
+    per_pair = (a["dice_after"] - b["dice_after"]).to_numpy().reshape(-1, 2).mean(1)
+    assert (result.n, result.excluded) == (40, 0)
+    assert result.mean_difference == pytest.approx(per_pair.mean())
+    assert result.p_value == pytest.approx(scipy.stats.wilcoxon(per_pair).pvalue)
+    assert result.p_value < 1e-6
+    # For so near-normal differences the bootstrap interval is Student's, give or take its random resampling.
+    low, high = scipy.stats.t.interval(0.95, 39, per_pair.mean(), scipy.stats.sem(per_pair))
+    assert result.low == pytest.approx(low, abs=0.15 * (high - low))
+    assert result.high == pytest.approx(high, abs=0.15 * (high - low))
+
+
+def test_paired_comparison_matches_rows_by_name_and_changes_sign_with_the_order():
+    a, b = many(0, gain=0.01), many(0)
+    result = paired_comparison(a, b, "dice_after")
+    assert paired_comparison(a.sample(frac=1, random_state=1), b.sample(frac=1, random_state=2), "dice_after") == result
+    reverse = paired_comparison(b, a, "dice_after")
+    assert reverse.mean_difference == pytest.approx(-result.mean_difference)
+    assert reverse.p_value == pytest.approx(result.p_value)
+
+
+def test_paired_comparison_of_a_method_with_itself_finds_nothing():
+    result = paired_comparison(many(0), many(0), "dice_after")
+    assert (result.mean_difference, result.low, result.high, result.p_value) == (0, 0, 0, 1)
+
+
+def test_paired_comparison_counts_what_it_leaves_out():
+    a, b = many(0, gain=0.01), many(0)
+    a.loc[0, "dice_after"] = np.inf  # pair0 left
+    b.loc[[2, 3], "dice_after"] = np.nan  # pair1 altogether
+    result = paired_comparison(a, b, "dice_after")
+    assert (result.n, result.excluded) == (39, 3)
+    assert np.isfinite([result.mean_difference, result.low, result.high, result.p_value]).all()
+
+
+def test_paired_comparison_refuses_what_is_not_paired():
+    a = many(0)
+    with pytest.raises(CourseError, match="2 rows are in one table only, the first is pair pair0, structure left"):
+        paired_comparison(a, a.iloc[2:], "dice_after")
+    with pytest.raises(CourseError, match="no column hd_mm_after"):
+        paired_comparison(a, a, "hd_mm_after")
+    with pytest.raises(CourseError, match="1 pairs have a finite dice_after"):
+        paired_comparison(a.iloc[:2], a.iloc[:2], "dice_after")

@@ -36,7 +36,7 @@ def noise(shape, seed, channels=1, batch=1):
 
 
 def smooth_field(shape, seed, amplitude, sigma=2.5, margin=0):
-    """A smooth random field whose longest component is ``amplitude``; zero within ``margin`` voxels of the border."""
+    """A smooth random field whose longest component is `amplitude`; zero within `margin` voxels of the border."""
     values = np.random.default_rng(seed).normal(size=(len(shape), *shape))
     if margin:
         inside = np.zeros(shape)
@@ -57,7 +57,7 @@ def inner(field, margin):
 
 
 def sampled(image, displacement, order, padding):
-    """``image(x + u(x))`` by SciPy, which knows nothing of normalised coordinates."""
+    """`image(x + u(x))` by SciPy, which knows nothing of normalised coordinates."""
     u = displacement.numpy().astype(np.float64)
     positions = np.stack(np.meshgrid(*[np.arange(n) for n in u.shape[2:]], indexing="ij")) + u[0]
     mode = {"border": "nearest", "zeros": "grid-constant"}[padding]
@@ -69,7 +69,7 @@ def linear_map(dims, seed=0, size=0.2):
 
 
 def linear_field(matrix, shape):
-    """``u(x) = M (x - centre)``."""
+    """`u(x) = M (x - centre)`."""
     centre = (torch.tensor(shape) - 1).float() / 2
     x = identity_grid(shape) - centre.view(1, -1, *[1] * len(shape))
     return torch.einsum("ij,bj...->bi...", torch.as_tensor(matrix).float(), x)

@@ -258,7 +258,7 @@ def test_bending_of_an_affine_map_is_nothing(dims):
 
 @both
 def test_bending_of_a_quadratic_field(dims):
-    """``u_0 = 3 x^2``, ``u_1 = 2 x y``: squared second derivatives 36, and twice 4, over as many components."""
+    """`u_0 = 3 x^2`, `u_1 = 2 x y`: squared second derivatives 36, and twice 4, over as many components."""
     x = identity_grid(SHAPES[dims])
     field = torch.zeros_like(x)
     field[:, 0] = 3 * x[:, 0] ** 2

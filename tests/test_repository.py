@@ -1,6 +1,7 @@
 """What must agree across the repository's files."""
 
 import ast
+import importlib
 import importlib.metadata
 import os
 import re
@@ -20,7 +21,11 @@ from notebooks import build
 
 ROOT = build.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = PROJECT["optional-dependencies"]
+# An extra may ask for another, as "course_utils[grading]".
+EXTRAS = {
+    name: [text for text in wanted if Requirement(text).name != PROJECT["name"]]
+    for name, wanted in PROJECT["optional-dependencies"].items()
+}
 
 
 def tracked_texts():
@@ -59,22 +64,25 @@ def imported(tree):
         yield from (name.split(".")[0] for name in names)
 
 
-NOT_IMPORTED = {"__main__", "graded_kernel", "graded_run"}  # programs: the command line, and what grading starts
+PACKAGE = sorted((ROOT / "course_utils").rglob("*.py"))
 
 
 def test_the_package_imports_only_what_it_declares():
     declared = {Requirement(text).name for text in (*PROJECT["dependencies"], *chain(*EXTRAS.values()))}
-    for path in (ROOT / "course_utils").glob("*.py"):
+    for path in PACKAGE:
         undeclared = set(imported(ast.parse(path.read_text()))) - declared - {"course_utils"} - sys.stdlib_module_names
-        assert not undeclared, f"{path.name} imports {undeclared}, which pyproject.toml does not ask for"
+        assert not undeclared, f"{path} imports {undeclared}, which pyproject.toml does not ask for"
 
 
 def test_the_package_is_imported_without_any_extra():
+    """All of it but grading, which has an extra of its own (tests/grading/test_wall.py)."""
     needed = {Requirement(text).name for text in PROJECT["dependencies"]}
     extras = sorted({Requirement(text).name for text in chain(*EXTRAS.values())} - needed)
     blocked = f"import sys; sys.modules.update(dict.fromkeys({extras}))\n"
-    rooms = sorted({path.stem for path in (ROOT / "course_utils").glob("*.py")} - NOT_IMPORTED)
-    code = blocked + "\n".join(f"import course_utils.{room}" for room in rooms)
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PACKAGE]
+    wanted = [name for name in names if "grading" not in name and not name.endswith("__main__")]
+    assert len(wanted) > 40
+    code = blocked + "\n".join(f"import {name.removesuffix('.__init__')}" for name in wanted)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -86,7 +94,9 @@ def test_the_installed_version_is_the_package_s():
 def test_readme_names_the_commands_and_links_every_notebook():
     readme = (ROOT / "README.md").read_text()
     assert re.search(r"^\s*make run\b", readme, re.MULTILINE)
-    assert re.search(r"^\s*make test\b", readme, re.MULTILINE)
+    assert "make test" in readme and "make check" in readme
+    first = next(n for n, line in enumerate(readme.splitlines()) if line.startswith("make run"))
+    assert first < 80  # at most two screens before the first command
     rows = [line for line in readme.splitlines() if line.startswith("|")]
     for source in build.sources():
         assert any(f"(notebooks/{source.stem}.ipynb)" in row for row in rows), f"no syllabus row for {source.stem}"
@@ -142,6 +152,7 @@ def test_every_mention_of_the_repository_s_address_agrees():
 def copy(tmp_path):
     """The files that name the address."""
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns("runs", "data"))
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
     for path in [*ROOT.glob("*.md"), *ROOT.glob("*.toml"), *ROOT.glob("*.yml")]:
         shutil.copy(path, tmp_path)
     return tmp_path
@@ -172,3 +183,45 @@ def test_an_address_that_colab_cannot_open_is_refused(copy, url):
     with pytest.raises(CourseError, match="GitHub"):
         build.carry_address(url, copy)
     assert contents(copy) == before
+
+
+LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_link_between_pages_leads_somewhere(page):
+    missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert missing == []
+
+
+COMMAND = re.compile(r"^(?:python -m course_utils|course-utils) (?:--\w+ )?([a-z0-9-]+)(.*)$", re.MULTILINE)
+
+
+def test_every_command_in_the_documents_exists_and_takes_its_options():
+    from course_utils.commands.app import COMMANDS
+
+    helps = {}
+    seen = 0
+    for page in PAGES:
+        for name, rest in COMMAND.findall(page.read_text()):
+            if name == "COMMAND":
+                continue
+            assert name in COMMANDS, f"{page.name}: {name}"
+            if name not in helps:
+                command = [sys.executable, "-m", "course_utils", name, "--help"]
+                helps[name] = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            for option in re.findall(r"--[a-z0-9-]+", rest.partition("#")[0]):
+                assert re.search(rf"^ +(?:-h, )?{option}\b", helps[name], re.MULTILINE), f"{page.name}: {name} {option}"
+                seen += 1
+    assert seen > 20
+
+
+def test_the_python_of_the_command_line_s_page_imports_what_exists():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "command-line.md").read_text(), re.DOTALL)[1]
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names)

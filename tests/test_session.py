@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils.datasets import DATASETS
+from course_utils.data.registry import DATASETS
 from course_utils.errors import CourseError
 from course_utils.session import start
 

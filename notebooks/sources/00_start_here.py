@@ -40,13 +40,13 @@ print(session)
 # set you chose.
 
 # %%
-from course_utils.datasets import load_cohort
-from course_utils.loading import PairDataset, load_subjects, preprocessing
-from course_utils.synthetic import make_cohort
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subjects
+from course_utils.data.synthetic import make_cohort
 
 make_cohort(session.data_root / "slices" / "synthetic", subjects=60, dimensions=2, seed=session.seed)
 cohort = load_cohort("synthetic", session.data_root / "slices")
-loaded = load_subjects(cohort.subjects, preprocessing(**cohort.info.grid))
+loaded = load_subjects(cohort.subjects, cohort.info.recipe)
 test = PairDataset(loaded, cohort.pairs("test"), truth=True)  # as many pairs as people
 names, spacing = cohort.info.labels, cohort.info.spacing
 
@@ -135,26 +135,24 @@ assert left > 0.5 * without
 # %%
 import shutil
 
+from course_utils.networks import NetworkSpec
+from course_utils.objectives import pair_objective
 from course_utils.training import TrainConfig, fit
 
-config = TrainConfig(
-    similarity="ncc",
-    steps=800,
-    batch_size=8,
-    learning_rate=3e-3,
-    smoothness=1.0,
-    features=(16, 16, 16, 16, 16),  # channels: half as many as usual, but five levels, which see further
-    amp="off",
-    seed=session.seed,
-)
+features = (16, 16, 16, 16, 16)  # channels: half as many as usual, but five levels, which see further
+network = NetworkSpec("voxelmorph", {"spatial_dims": 2, "features": features}).build(session.seed)
+objective = pair_objective("ncc", smoothness=1.0)
+config = TrainConfig(steps=800, batch_size=8, learning_rate=3e-3, amp="off")
 run = session.runs / "00_start_here"
 shutil.rmtree(run, ignore_errors=True)  # a run is never overwritten: remove the one from last time
 result = fit(
-    config,
+    network,
+    objective,
     PairDataset(loaded, cohort.pairs("train", count=config.steps * config.batch_size, seed=session.seed)),
     PairDataset(loaded, cohort.pairs("val")),
     run,
-    about={"dataset": "synthetic", "labels": dict(names), "spacing": list(spacing)},
+    config,
+    card=cohort.info.card(),
     device=session.device,
 )
 print(f"{sum(p.numel() for p in result.model.parameters()):,} weights, {config.steps} steps")
@@ -237,8 +235,7 @@ deformed_grid({"the network's answer": displacement, "the truth": truth}, pair["
 # averaged over the brain. Dice can be had for any labelled data; TRE only because we know the truth.
 
 # %%
-from course_utils.evaluation import evaluate
-from course_utils.metrics import summarise
+from course_utils.evaluation import evaluate, summarise
 
 table = evaluate(result.model, test, names, spacing, device=session.device)  # a row a pair and structure
 measures = ["dice_before", "dice_after", "tre_mm_before", "tre_mm_after", "folding_percent"]

@@ -39,11 +39,11 @@ print(session)
 # %%
 import torch
 
-from course_utils.datasets import load_cohort
-from course_utils.loading import load_subject, preprocessing
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import load_subject
 
 cohort = load_cohort(session.dataset)
-subject = load_subject(cohort.splits["test"][0], preprocessing(**cohort.info.grid))
+subject = load_subject(cohort.splits["test"][0], cohort.info.recipe)
 image, label = subject["image"][None], subject["label"][None]  # (1, 1, *spatial) float32 and uint8
 spacing = cohort.info.spacing  # mm
 if image.ndim == 5:  # of a volume, the coronal slice with most of the labels from 2 on
@@ -499,13 +499,13 @@ panel({"moving": board} | panels | {"a = 5: det J ≤ 0": list(folds.values())[1
 # registration. First, does the truth do what it should?
 
 # %%
-from course_utils.loading import PairDataset, load_subjects
+from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.metrics import dice, target_registration_error
 from course_utils.plotting import checkerboard
 
 built_in = load_cohort("synthetic")
 pairs = built_in.pairs("test", "random", count=1, seed=session.seed)
-loaded = load_subjects([pairs[0].fixed, pairs[0].moving], preprocessing(**built_in.info.grid))
+loaded = load_subjects([pairs[0].fixed, pairs[0].moving], built_in.info.recipe)
 item = PairDataset(loaded, pairs, truth=True)[0]
 fixed, moving, fixed_label, moving_label, truth = (
     item[key][None] for key in ("fixed", "moving", "fixed_label", "moving_label", "true_displacement")

@@ -227,8 +227,8 @@ deformed_grid({"x + v(x): crosses itself": velocity, "exp(v): does not": flow}, 
 # %%
 from scipy.ndimage import gaussian_filter
 
-from course_utils.datasets import load_cohort
-from course_utils.loading import load_subject, preprocessing
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import load_subject
 from course_utils.plotting import panel
 
 
@@ -244,7 +244,7 @@ def random_velocity(shape, amplitude, smoothness, seed=session.seed):
 
 # %%
 cohort = load_cohort(session.dataset)
-image = load_subject(cohort.splits["test"][0], preprocessing(**cohort.info.grid))["image"][None]
+image = load_subject(cohort.splits["test"][0], cohort.info.recipe)["image"][None]
 spacing = cohort.info.spacing
 if image.ndim == 5:  # the coronal slice in the middle
     image, spacing = image[:, :, :, image.shape[3] // 2], (spacing[0], spacing[2])

@@ -38,13 +38,13 @@ print(session)
 # %%
 import torch
 
-from course_utils.datasets import load_cohort
-from course_utils.loading import PairDataset, load_subjects, preprocessing
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.plotting import panel
 
 cohort = load_cohort(session.dataset)
 pair = cohort.pairs("test", count=1, seed=session.seed)[0]
-subjects = load_subjects((pair.fixed, pair.moving), preprocessing(**cohort.info.grid))
+subjects = load_subjects((pair.fixed, pair.moving), cohort.info.recipe)
 item = PairDataset(subjects, [pair])[0]
 moving, fixed = item["moving"][None], item["fixed"][None]  # (1, 1, *spatial)
 dims = moving.ndim - 2
@@ -58,13 +58,13 @@ panel({"moving": moving, "fixed": fixed}, spacing=cohort.info.spacing)
 # velocities are known.
 
 # %%
-from course_utils.synthetic import make_cohort
+from course_utils.data.synthetic import make_cohort
 
 flat_root = session.data_root / "synthetic2d"
 make_cohort(flat_root / "synthetic", subjects=12, dimensions=2)
 flat = load_cohort("synthetic", flat_root)
 flat_pair = flat.pairs("test", count=1)[0]
-flat_subjects = load_subjects(flat.subjects, preprocessing(**flat.info.grid))
+flat_subjects = load_subjects(flat.subjects, flat.info.recipe)
 truth = PairDataset(flat_subjects, [flat_pair], truth=True)[0]
 flat_moving, flat_fixed = truth["moving"][None], truth["fixed"][None]  # (1, 1, 96, 96)
 
@@ -260,6 +260,7 @@ print(f"{tuple(odd.shape[2:])} fits after padding to {padded}")
 
 # %%
 from course_utils.fields import integrate, resize, warp
+from course_utils.networks import Registration
 
 
 class MyVoxelMorph(nn.Module):
@@ -281,7 +282,7 @@ class MyVoxelMorph(nn.Module):
         velocity = self.velocity(self.unet["decoder"](self.unet["encoder"](pair))).float()  # coarse grid
         inside = (..., *(slice(n) for n in spatial))
         displacement = resize(integrate(velocity), padded)[inside]  # (B, N, *spatial), voxels of the image
-        return warp(moving, displacement), displacement, resize(velocity, padded)[inside]
+        return Registration(warp(moving, displacement), displacement, resize(velocity, padded)[inside])
 
 
 # %% [markdown]
@@ -294,12 +295,14 @@ from course_utils.networks import VoxelMorph
 with torch.no_grad():
     for shape in [(96, 96), (50, 61), (32, 48, 32), (20, 33, 17)]:
         for half in (True, False):
-            theirs, mine = VoxelMorph(len(shape), half_resolution=half), MyVoxelMorph(len(shape), half_resolution=half)
+            theirs = VoxelMorph(len(shape), half_resolution=half, instance_norm=False)
+            mine = MyVoxelMorph(len(shape), half_resolution=half)
             theirs.velocity.weight.mul_(1e6)
             mine.load_state_dict(theirs.state_dict())
             a, b = torch.rand(2, 1, 1, *shape)
             expected, found = theirs(a, b), mine(a, b)
-            assert all(torch.equal(e, f) for e, f in zip(expected, found, strict=True))
+            for part in ("moved", "displacement", "velocity"):
+                assert torch.equal(getattr(expected, part), getattr(found, part))
             assert expected.displacement.abs().max() > 0.5
 print("MyVoxelMorph = course_utils.networks.VoxelMorph, in 2-D and 3-D, half and full resolution, odd sizes too")
 
@@ -321,7 +324,7 @@ for name, std in {"N(0, 1e-5)": 1e-5, "PyTorch's default": None, "N(0, 10)": 10.
     else:
         nn.init.normal_(net.velocity.weight, std=std)
     with torch.no_grad():
-        u = net(flat_moving, flat_fixed)[1]  # (1, 2, 96, 96)
+        u = net(flat_moving, flat_fixed).displacement  # (1, 2, 96, 96)
     size = u.norm(dim=1).mean().item()
     starts[f"{name}: mean |u| {size:.0e} voxel"] = u
 
@@ -342,7 +345,7 @@ def unet_gradient(std):
     torch.manual_seed(session.seed)
     net = MyVoxelMorph(2)
     nn.init.normal_(net.velocity.weight, std=std)
-    (net(flat_moving, flat_fixed)[0] - flat_fixed).square().mean().backward()
+    (net(flat_moving, flat_fixed).moved - flat_fixed).square().mean().backward()
     return sum(p.grad.square().sum() for p in net.unet.parameters()).sqrt().item()
 
 
@@ -436,7 +439,9 @@ def seconds(net, shape, repeats=3):
     times = []
     for _ in range(repeats + 1):  # the first one warms up
         start_time = time.perf_counter()
-        net(*images)[0].square().mean().backward()
+        found = net(*images)
+        moved = found[0] if isinstance(found, tuple) else found.moved  # MONAI answers with (moved, displacement)
+        moved.square().mean().backward()
         times.append(time.perf_counter() - start_time)
     return torch.tensor(times[1:]).median().item()
 
@@ -562,12 +567,12 @@ net = MyVoxelMorph(2)
 optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
 curve = []
 for _ in range(120):
-    moved, displacement, v = net(flat_moving, flat_fixed)
-    loss = ncc_loss(moved, flat_fixed) + 0.5 * diffusion_loss(v)
+    found = net(flat_moving, flat_fixed)
+    loss = ncc_loss(found.moved, flat_fixed) + 0.5 * diffusion_loss(found.velocity)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    curve.append((loss.item(), overlap(displacement.detach())))
+    curve.append((loss.item(), overlap(found.displacement.detach())))
 
 # %%
 figure = Figure(figsize=(8.4, 2.8), layout="constrained")
@@ -589,7 +594,8 @@ from course_utils.metrics import folding_percent, target_registration_error
 
 net.eval()
 with torch.no_grad():
-    moved, displacement, v = net(flat_moving, flat_fixed)
+    found = net(flat_moving, flat_fixed)
+moved, displacement = found.moved, found.displacement
 inside, mm = fixed_label > 0, flat.info.spacing
 target = truth["true_displacement"][None]
 before = target_registration_error(torch.zeros_like(target), target, mm, inside).item()
@@ -615,8 +621,8 @@ panel(
 from course_utils.fields import compose
 
 with torch.no_grad():
-    swapped = net(flat_fixed, flat_moving)[1]
-backwards = integrate(-v)
+    swapped = net(flat_fixed, flat_moving).displacement
+backwards = found.inverse()  # exp(-v)
 residual = {
     "do nothing": displacement,
     "swap the inputs": compose(displacement, swapped),
@@ -644,11 +650,11 @@ large = F.pad(torch.cat([flat_moving, flat_fixed]), (96, 96, 96, 96))  # (2, 1, 
 inner = (..., slice(96, 192), slice(96, 192))
 shifts = list(range(33))
 with torch.no_grad():
-    still = net(large[:1], large[1:])[2]
+    still = net(large[:1], large[1:]).velocity
     change = []
     for s in shifts:
         a, b = large.roll(s, dims=2).split(1)
-        change.append((net(a, b)[2].roll(-s, dims=2) - still)[inner].abs().mean() / still[inner].abs().mean())
+        change.append((net(a, b).velocity.roll(-s, dims=2) - still)[inner].abs().mean() / still[inner].abs().mean())
 change = 100 * torch.stack(change)
 
 figure = Figure(figsize=(7, 2.6), layout="constrained")

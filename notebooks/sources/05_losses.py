@@ -40,17 +40,17 @@ import math
 
 import torch
 
-from course_utils.datasets import load_cohort
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subject, load_subjects
+from course_utils.data.synthetic import make_cohort
 from course_utils.fields import warp
-from course_utils.loading import PairDataset, load_subject, load_subjects, preprocessing
 from course_utils.plotting import Figure, panel
-from course_utils.synthetic import make_cohort
 
 flat_root = session.data_root / "synthetic2d"
 make_cohort(flat_root / "synthetic", subjects=12, dimensions=2)
 flat = load_cohort("synthetic", flat_root)
 pair = flat.pairs("test", count=1)[0]
-subjects = load_subjects((pair.fixed, pair.moving), preprocessing(**flat.info.grid))
+subjects = load_subjects((pair.fixed, pair.moving), flat.info.recipe)
 item = PairDataset(subjects, [pair], truth=True)[0]
 moving, fixed = item["moving"][None], item["fixed"][None]  # (1, 1, 96, 96)
 moving_label, fixed_label = item["moving_label"][None], item["fixed_label"][None]
@@ -182,7 +182,7 @@ print(
 from course_utils.fields import affine_to_field
 
 cohort = load_cohort(session.dataset)
-one = load_subject(cohort.splits["test"][0], preprocessing(**cohort.info.grid))
+one = load_subject(cohort.splits["test"][0], cohort.info.recipe)
 image = one["image"][None]  # (1, 1, *spatial)
 if image.ndim == 5:  # of a volume, the coronal slice in the middle
     image = image[:, :, :, image.shape[3] // 2]

@@ -39,15 +39,14 @@ print(session)
 # %%
 import torch
 
-from course_utils.datasets import load_cohort
-from course_utils.loading import PairDataset, load_subjects, loader, preprocessing
-from course_utils.synthetic import make_cohort
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subjects, loader
+from course_utils.data.synthetic import make_cohort
 
 flat_root = session.data_root / "synthetic2d"
 make_cohort(flat_root / "synthetic", subjects=12, dimensions=2)
 flat = load_cohort("synthetic", flat_root)
-flat_transform = preprocessing(**flat.info.grid)
-flat_subjects = load_subjects(flat.subjects, flat_transform)
+flat_subjects = load_subjects(flat.subjects, flat.info.recipe)
 flat_train = PairDataset(flat_subjects, flat.pairs("train", count=10**6, seed=session.seed))
 flat_val = PairDataset(flat_subjects, [*flat.pairs("val", "all"), *flat.pairs("test", "all")])
 
@@ -68,12 +67,12 @@ from course_utils.networks import VoxelMorph
 def by_hand(steps, learning_rate=2e-3, clear=True):
     """The network after some steps, and the loss at each."""
     torch.manual_seed(session.seed)
-    model = VoxelMorph(2)
+    model = VoxelMorph(2, instance_norm=False)
     optimizer = torch.optim.Adam(model.parameters(), learning_rate)
     curve = []
     for batch in loader(flat_train, batch_size=4, stop=4 * steps):
-        moved, _, velocity = model(batch["moving"], batch["fixed"])  # forward
-        loss = ssd_loss(moved, batch["fixed"]) + 0.01 * diffusion_loss(velocity)
+        found = model(batch["moving"], batch["fixed"])  # forward
+        loss = ssd_loss(found.moved, batch["fixed"]) + 0.01 * diffusion_loss(found.velocity)
         if clear:
             optimizer.zero_grad()
         loss.backward()
@@ -156,12 +155,12 @@ def types(model, batch, dtype):
         if isinstance(module, torch.nn.Conv2d)
     ]
     with torch.autocast("cpu", dtype=dtype):
-        moved, displacement, velocity = model(batch["moving"], batch["fixed"])
-    loss = ssd_loss(moved, batch["fixed"])  # outside
+        found = model(batch["moving"], batch["fixed"])
+    loss = ssd_loss(found.moved, batch["fixed"])  # outside
     loss.backward()
     for hook in hooks:
         hook.remove()
-    seen |= {"velocity": velocity.dtype, "displacement": displacement.dtype, "moved": moved.dtype}
+    seen |= {"velocity": found.velocity.dtype, "displacement": found.displacement.dtype, "moved": found.moved.dtype}
     return seen | {"loss": loss.dtype, "gradients": next(model.parameters()).grad.dtype}
 
 
@@ -223,8 +222,8 @@ def gradients(model, batch, scale=1.0, through=None):
         if isinstance(module, nn.Conv2d):
             handles.append(module.register_forward_hook(listen))
     model.zero_grad()
-    moved, _, velocity = model(batch["moving"], batch["fixed"])
-    (scale * (ssd_loss(moved, batch["fixed"]) + 0.01 * diffusion_loss(velocity))).backward()
+    found = model(batch["moving"], batch["fixed"])
+    (scale * (ssd_loss(found.moved, batch["fixed"]) + 0.01 * diffusion_loss(found.velocity))).backward()
     for handle in handles:
         handle.remove()
     return torch.cat(arriving), torch.cat([p.grad.flatten() for p in model.parameters()]) / scale
@@ -313,11 +312,10 @@ import time
 from course_utils.training import precision
 
 cohort = load_cohort(session.dataset)
-transform = preprocessing(**cohort.info.grid)
 some = cohort.pairs("train", count=2, seed=session.seed)
-few = load_subjects([s for pair in some for s in (pair.fixed, pair.moving)], transform)
+few = load_subjects([s for pair in some for s in (pair.fixed, pair.moving)], cohort.info.recipe)
 real = {k: v.to(session.device) for k, v in next(iter(loader(PairDataset(few, some), 2))).items() if k != "name"}
-net = VoxelMorph(real["fixed"].ndim - 2).to(session.device)
+net = VoxelMorph(real["fixed"].ndim - 2, instance_norm=False).to(session.device)
 half = precision("auto", session.device) or torch.bfloat16
 
 
@@ -356,15 +354,17 @@ assert bytes_half < 0.95 * bytes_full
 #
 # ## fit: the same loop, with everything around it
 #
-# `TrainConfig` holds all that decides a run, `fit` does it. Two data sets of pairs: one to learn from, one of *other
-# subjects* that only judges.
+# `fit` takes a network, an **objective** (what is minimised: it calls the network and weighs the terms), two data sets of
+# pairs (one to learn from, one of *other subjects* that only judges), and a `TrainConfig` with the budget.
 
 # %%
 import shutil
 
+from course_utils.networks import NetworkSpec
+from course_utils.objectives import pair_objective
 from course_utils.training import TrainConfig, fit
 
-subjects = load_subjects([*cohort.splits["train"], *cohort.splits["val"]], transform)
+subjects = load_subjects([*cohort.splits["train"], *cohort.splits["val"]], cohort.info.recipe)
 cohort = cohort.without(subjects.failed)
 train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**9, seed=session.seed))
 val_pairs = PairDataset(subjects, cohort.pairs("val", count=min(10, len(cohort.splits["val"]))))
@@ -377,22 +377,24 @@ def folder(name):
     return out
 
 
-def about(cohort, transform):
-    """What must be known to use the network later; it goes into the checkpoint."""
-    info = cohort.info
-    known = {"dataset": info.name, "labels": dict(info.labels), "spacing": list(info.spacing)}
-    return known | {"recipe": transform.recipe}
+def new_network(cohort):
+    """An untrained VoxelMorph for a cohort; the same seed gives the same first weights."""
+    return NetworkSpec("voxelmorph", {"spatial_dims": len(cohort.info.shape)}).build(session.seed)
 
 
 # %%
-config = TrainConfig(
-    similarity="ncc",
-    steps=240 if session.profile == "quick" else 4000,
-    validations=8,
-    seed=session.seed,
-)
+config = TrainConfig(steps=240 if session.profile == "quick" else 4000, validations=8)
 out = folder("first")
-result = fit(config, train_pairs, val_pairs, out, about=about(cohort, transform), device=session.device, progress=False)
+result = fit(
+    new_network(cohort),
+    pair_objective("ncc"),
+    train_pairs,
+    val_pairs,
+    out,
+    config,
+    card=cohort.info.card(),  # what must be known to use the network later
+    device=session.device,
+)
 history = result.history
 print(sorted(path.name for path in out.iterdir()))
 history.iloc[[0, -1]].T.round(4)
@@ -419,19 +421,20 @@ draw_history(history)
 # training pairs by heart shows why one needs both. Two subjects, two pairs, again and again, almost no smoothness:
 
 # %%
-from course_utils.training import load_model
+from course_utils.checkpoint import Checkpoint
 
 pair_a, pair_b = flat.pairs("train", count=8)[0], flat.pairs("train", count=8)[1]
-greedy = TrainConfig(similarity="ssd", smoothness=1e-4, steps=300, validations=15, learning_rate=4e-3, batch_size=2)
+greedy = TrainConfig(steps=300, validations=15, learning_rate=4e-3, batch_size=2)
 by_heart = fit(
-    greedy,
+    NetworkSpec("voxelmorph", {"spatial_dims": 2}).build(),
+    pair_objective("ssd", smoothness=1e-4),
     PairDataset(flat_subjects, [pair_a, pair_b] * greedy.steps),
     flat_val,
     folder("by_heart"),
-    about=about(flat, flat_transform),
-    progress=False,
+    greedy,
+    card=flat.info.card(),
 )
-best, last = load_model(by_heart.best), load_model(by_heart.last)
+best, last = Checkpoint.load(by_heart.best), Checkpoint.load(by_heart.last)
 print(f"best: step {best.step}, validation Dice {best.score:.3f}; last: step {last.step}, {last.score:.3f}")
 assert best.step < last.step and best.score > last.score + 0.02  # the last is not the best
 
@@ -468,8 +471,8 @@ for key, value in state.items():
     else:
         print(f"{key:>16}: {round(value, 3) if isinstance(value, float) else value}")
 
-weights = sum(t.numel() for t in state["model"].values())
-moments = sum(t.numel() for s in state["optimizer"]["state"].values() for t in s.values() if t.numel() > 1)
+weights = sum(t.numel() for t in state["weights"].values())
+moments = sum(t.numel() for s in state["run"]["optimizer"]["state"].values() for t in s.values() if t.numel() > 1)
 print(f"{weights:,} weights, and {moments / weights:.0f} numbers a weight that only Adam knows")
 assert abs(moments / weights - 2) < 0.01
 
@@ -499,29 +502,37 @@ class Interrupting(torch.utils.data.Dataset):
         return self.pairs[index]
 
 
-plan = TrainConfig(similarity="ssd", steps=120, batch_size=4, validations=4, seed=session.seed)
-options = {"about": about(flat, flat_transform), "progress": False}
-whole = fit(plan, flat_train, flat_val, folder("whole"), **options)
+# %%
+plan = TrainConfig(steps=120, batch_size=4, validations=4)
 
+
+def train_flat(pairs, out, config=plan, resume=False):
+    """A new network on the slices; `resume` goes on with the run in the folder."""
+    objective = pair_objective("ssd")
+    card = flat.info.card()
+    return fit(new_network(flat), objective, pairs, flat_val, out, config, card=card, resume=resume)
+
+
+whole = train_flat(flat_train, folder("whole"))
 out = folder("stopped")
 try:
-    fit(plan, Interrupting(flat_train, at=60 * plan.batch_size), flat_val, out, **options)
+    train_flat(Interrupting(flat_train, at=60 * plan.batch_size), out)
 except KeyboardInterrupt:
-    stopped = load_model(out / "last.pt").step
+    stopped = Checkpoint.load(out / "last.pt").step
 print(f"stopped after step {stopped}; the step was finished and saved first")
 forgetful = shutil.copytree(out, folder("forgetful"))
 
 # %%
-resumed = fit(plan, flat_train, flat_val, out, resume=True, **options)
+resumed = train_flat(flat_train, out, resume=True)
 
 state = torch.load(forgetful / "last.pt", weights_only=True)
-state["optimizer"]["state"] = {}
+state["run"]["optimizer"]["state"] = {}
 torch.save(state, forgetful / "last.pt")
-forgot = fit(plan, flat_train, flat_val, forgetful, resume=True, **options)
+forgot = train_flat(flat_train, forgetful, resume=True)
 
 same = [name for name in whole.history if name != "seconds"]
 assert resumed.history[same].equals(whole.history[same])  # every number of every step
-final = {name: torch.load(run.last, weights_only=True)["model"] for name, run in (("a", whole), ("b", resumed))}
+final = {name: torch.load(run.last, weights_only=True)["weights"] for name, run in (("a", whole), ("b", resumed))}
 assert all(torch.equal(final["a"][key], final["b"][key]) for key in final["a"])  # every weight
 gap = (forgot.history.loss - whole.history.loss).abs()
 assert gap[:stopped].max() == 0 < gap[stopped + 5 :].max()
@@ -594,9 +605,8 @@ Image(pictures[-1].encoded_image_string)
 # %%
 from course_utils.errors import CourseError
 
-wild = TrainConfig(similarity="ssd", steps=200, learning_rate=5.0, seed=session.seed)
 try:
-    fit(wild, flat_train, flat_val, folder("wild"), **options)
+    train_flat(flat_train, folder("wild"), TrainConfig(steps=200, learning_rate=5.0))
 except CourseError as error:
     message = str(error)
     print(message)
@@ -614,7 +624,7 @@ assert (session.runs / "training" / "wild" / "last.pt").exists()
 
 # %%
 try:
-    fit(plan, flat_train, flat_val, out, **options)
+    train_flat(flat_train, out)
 except CourseError as error:
     print(error)
 else:
@@ -630,7 +640,7 @@ import shlex
 
 from typer.testing import CliRunner
 
-from course_utils.__main__ import app
+from course_utils.commands.app import app
 
 commands = {
     "the built-in cohort": "train --minutes 5 --out runs/first",

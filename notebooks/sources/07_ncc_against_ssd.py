@@ -42,13 +42,12 @@ print(session)
 # folds more?
 
 # %%
-from course_utils.datasets import load_cohort
-from course_utils.loading import PairDataset, load_subjects, preprocessing
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subjects
 
 cohort = load_cohort(session.dataset)
-transform = preprocessing(**cohort.info.grid)
 cache = session.data_root / "cache" / "oasis" if session.dataset == "oasis" else "memory"
-subjects = load_subjects(cohort.subjects, transform, cache)
+subjects = load_subjects(cohort.subjects, cohort.info.recipe, cache)
 cohort = cohort.without(subjects.failed)
 
 known = session.dataset == "synthetic"  # the cohort whose true deformations are known
@@ -68,42 +67,40 @@ print(f"subjects: {sizes}; tested on {len(test_pairs)} pairs of {len(tested)} su
 # Notebook 06 explained `fit`. Each run gets a folder of its own, emptied first.
 
 # %%
-import dataclasses
 import math
 import shutil
 
+from course_utils.networks import NetworkSpec
+from course_utils.objectives import pair_objective
 from course_utils.training import TrainConfig, fit
 
 STEPS = 400 if session.profile == "quick" else 10000
-about = {
-    "dataset": cohort.info.name,
-    "labels": dict(cohort.info.labels),
-    "spacing": list(cohort.info.spacing),
-    "recipe": transform.recipe,
-}
 
 
-def train(name, **settings):
-    """Train with these settings, in a folder of that name; a `Result`."""
-    config = TrainConfig(**({"steps": STEPS, "seed": session.seed} | settings))
+def train(name, similarity, seed=session.seed):
+    """Train a VoxelMorph from the first weights of a seed, in a folder of that name; a `Result`."""
     out = session.runs / "ncc_against_ssd" / name
     shutil.rmtree(out, ignore_errors=True)
-    return fit(config, train_pairs, val_pairs, out, about=about, device=session.device, progress=False)
+    network = NetworkSpec("voxelmorph", {"spatial_dims": len(cohort.info.shape)}).build(seed)
+    objective, config = pair_objective(similarity), TrainConfig(steps=STEPS)
+    card, device = cohort.info.card(), session.device
+    return fit(network, objective, train_pairs, val_pairs, out, config, card=card, device=device)
 
 
-ncc = train("ncc", similarity="ncc")
-ssd = train("ssd", similarity="ssd")
+ncc = train("ncc", "ncc")
+ssd = train("ssd", "ssd")
 
 # %% [markdown]
 # What differs? We do not promise it, we look.
 
 # %%
-from course_utils.training import load_model
+from course_utils.checkpoint import Checkpoint
 
-config_a, config_b = (dataclasses.asdict(load_model(run.last).config) for run in (ncc, ssd))
-different = {key: (config_a[key], config_b[key]) for key in config_a if config_a[key] != config_b[key]}
-assert different.keys() <= {"similarity", "smoothness"}
-print(different)
+a, b = (Checkpoint.load(run.last) for run in (ncc, ssd))
+assert a.network == b.network and a.config == b.config and a.card == b.card
+assert a.objective.keys() == b.objective.keys()
+for term in a.objective:
+    print(f"{term}: {a.objective[term]} against {b.objective[term]}")
 
 # %%
 from course_utils.plotting import Figure
@@ -131,7 +128,7 @@ figure
 # %%
 from course_utils.evaluation import evaluate
 
-labels, spacing = about["labels"], about["spacing"]
+labels, spacing = dict(cohort.info.labels), cohort.info.spacing
 
 
 def test(model, pairs=test_pairs):
@@ -144,7 +141,7 @@ tables["NCC"].head(3).round(3)
 # %%
 import pandas as pd
 
-from course_utils.metrics import summarise
+from course_utils.evaluation import summarise
 
 
 def line(table, side):
@@ -232,7 +229,7 @@ figure
 # %%
 from scipy.stats import rankdata, wilcoxon
 
-from course_utils.metrics import paired_comparison
+from course_utils.evaluation import paired_comparison
 
 ranks = rankdata(difference.abs())
 positive, negative = ranks[difference > 0].sum(), ranks[difference < 0].sum()
@@ -298,7 +295,7 @@ with pd.option_context("display.float_format", "{:.2g}".format):
 seeds = [] if session.profile == "quick" else [1, 2]
 differences = {session.seed: difference.mean()}
 for seed in seeds:
-    again = {s: test(train(f"{s}_seed{seed}", similarity=s, seed=seed).model) for s in ("ncc", "ssd")}
+    again = {s: test(train(f"{s}_seed{seed}", s, seed).model) for s in ("ncc", "ssd")}
     differences[seed] = paired_comparison(again["ncc"], again["ssd"], "dice_after").mean_difference
 for seed, value in differences.items():
     print(f"seed {seed}: Dice of NCC - SSD {value:+.4f}")
@@ -497,7 +494,7 @@ def optimise(loss, weight, diffeomorphic=True, steps=40):
 
 
 # %%
-gentle = load_model(ssd.last).config.smoothness
+gentle = b.objective["regularisation"]["weight"]
 some = PairDataset(subjects, test_pairs.pairs[:10], truth=known)
 ways = {
     "free": optimise(ssd_loss, 0, diffeomorphic=False),
@@ -611,7 +608,7 @@ figure
 # the negative.
 
 # %%
-losses = {"NCC": (ncc_loss, load_model(ncc.last).config.smoothness), "SSD": (ssd_loss, gentle)}
+losses = {"NCC": (ncc_loss, a.objective["regularisation"]["weight"]), "SSD": (ssd_loss, gentle)}
 few = 4
 shown = pd.DataFrame(
     {

@@ -88,7 +88,7 @@ sources.mkdir(parents=True, exist_ok=True)
 source = sources / "01_overlap.py"
 source.write_text(script(DRAFT_VISIBLE, DRAFT_HIDDEN))
 
-from course_utils.assignments import exercises, read_assignment, student_version
+from course_utils.grading.assignments import exercises, read_assignment, student_version
 
 given_out = student_version(read_assignment(source))
 for cell in given_out.cells[2:]:
@@ -147,9 +147,11 @@ for student, body in answers.items():
 # of its own, in a sandbox, under pytest with nbval.
 
 # %%
-from course_utils import gradebook
-from course_utils.grading import Assignment, Limits, grade
-from course_utils.submissions import find_submissions
+from course_utils.grading import gradebook
+from course_utils.grading.assignments import Assignment
+from course_utils.grading.engine import grade
+from course_utils.grading.run import Limits
+from course_utils.grading.submissions import find_submissions
 
 
 def grade_class():
@@ -161,11 +163,11 @@ def grade_class():
 
 
 draft = grade_class()
-total = {result.student: result.total for result in draft.results}
+total = {grade.student: grade.total for grade in draft.grades}
 assert all(total[student] == 4 for student in right)
 fooled = sorted(student for student in total if total[student] and student not in right)
 assert fooled == ["Ada", "Ben", "Cem", "Dot", "Eve"]
-gradebook.table(draft.results)
+gradebook.table(draft.grades)
 
 # %% [markdown]
 # Full marks for everybody. The draft asks only where right and wrong agree: a mask with itself, and with its complement. Even
@@ -246,15 +248,15 @@ for seed in range(5):
 source.write_text(script(VISIBLE, HIDDEN))
 
 final = grade_class()
-total = {result.student: result.total for result in final.results}
+total = {grade.student: grade.total for grade in final.grades}
 assert {student for student in total if total[student] == 4} == set(right)
-gradebook.table(final.results)
+gradebook.table(final.grades)
 
 # %% [markdown]
 # What each of the five is told:
 
 # %%
-messages = {result.student: result.exercises[0].message for result in final.results if not result.total}
+messages = {grade.student: grade.exercises[0].message for grade in final.grades if not grade.total}
 for student, message in messages.items():
     print(f"{student}: {message}")
 assert "union" in messages["Ada"] and "both" in messages["Ben"] and "background" in messages["Cem"]
@@ -283,9 +285,9 @@ nbformat.write(notebook, kim)
 (handed_in / "Max" / "01_overlap.ipynb").write_text("I was ill on Monday.")
 
 everybody = grade_class()
-total = {result.student: result.total for result in everybody.results}
+total = {grade.student: grade.total for grade in everybody.grades}
 assert {student for student in total if total[student]} == set(right)  # nobody lost, or won, by what others did
-gradebook.table(everybody.results).tail(5)
+gradebook.table(everybody.grades).tail(5)
 
 # %% [markdown]
 # The eight were not run again: what is graded is remembered by the content of the student's cells, of the assignment and of
@@ -294,7 +296,7 @@ gradebook.table(everybody.results).tail(5)
 # ## Reading the result
 
 # %%
-gradebook.histogram(everybody.results)
+gradebook.histogram(everybody.grades)
 
 # %% [markdown]
 # An exercise that few solved asks a question back: is it hard, badly worded, or checked wrongly? Read the messages on the
@@ -322,13 +324,13 @@ assert len(list((out / "feedback").glob("*.html"))) == 13
 # A submission's kernel has no network, sees no file but Python, the course and its data, no other process, and has limits on
 # time, memory, processes, files and output. Hidden tests reach it as the text of the cell that is being run, and what cells
 # printed or patched before decides nothing: nbval's verdict is read outside. Most Linux systems grant all that; macOS and some
-# containers do not, and the report says so.
+# containers do not, and `denied` says so.
 
 # %%
 print("isolated" if everybody.denied is None else "no namespaces here: other files and the network were in reach")
 
 # %% [markdown]
-# But the check runs *in one process* with the student's code. Who studies `course_utils/graded_kernel.py` can still write a
+# But the check runs *in one process* with the student's code. Who studies `course_utils/grading/kernel.py` can still write a
 # cell that waits for the check in a thread, rewrites Python's objects through `ctypes` or `gc`, or answers the kernel's
 # messages by hand, and can carry the text of a hidden test out in the message of an exception. That takes more skill than
 # the exercise, it cannot touch another student's grade, and it stands in the cell on the feedback page: **read the cells of

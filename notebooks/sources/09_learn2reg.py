@@ -50,8 +50,8 @@ import json
 import nibabel
 import numpy as np
 
-from course_utils.datasets import load_cohort
-from course_utils.synthetic import make_cohort
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.synthetic import make_cohort
 
 flat = session.dataset == "synthetic" and session.profile == "quick"
 root = session.data_root / "synthetic_slices" if flat else session.data_root
@@ -114,7 +114,7 @@ print(f"{len(train_subjects)} subjects to train on, {len(task.splits['test'])} t
 print(f"{len(official)} official pairs of {len(judged)} others")
 print(f"the first: {official[0].name}, which is to be submitted as", end=" ")
 
-from course_utils.learn2reg import field_name
+from course_utils.scans.learn2reg import field_name
 
 print(field_name(official[0]) + ".nii.gz")
 assert not judged & set(train_subjects) and len({pair.name for pair in official}) == len(official)
@@ -159,9 +159,9 @@ figure
 # ## Look at the intensities first
 
 # %%
-from course_utils.loading import PairDataset, load_subjects, preprocessing
+from course_utils.data.loading import PairDataset, load_subjects
 
-subjects = load_subjects((*train_subjects, *task.splits["val"], *task.splits["test"]), preprocessing(**task.info.grid))
+subjects = load_subjects((*train_subjects, *task.splits["val"], *task.splits["test"]), task.info.recipe)
 brightest = [float(nibabel.load(s.image).get_fdata().max()) for s in subjects.subjects]
 
 figure = Figure(figsize=(7, 2.4), layout="constrained")
@@ -179,7 +179,7 @@ figure
 
 # %% [markdown]
 # MR intensities have no unit. In the hippocampus data most files reach about a thousand, a few hundred thousand others; the
-# built-in brains have got a factor of 100 for every second subject, in the cell that wrote them. `preprocessing` maps each
+# built-in brains have got a factor of 100 for every second subject, in the cell that wrote them. The recipe maps each
 # volume's own 0.5th to 99.5th percentile to [0, 1]. Remember this picture.
 #
 # ## Without labels, and with
@@ -191,31 +191,31 @@ figure
 # %%
 import shutil
 
-from course_utils.training import TrainConfig, fit, load_model
+from course_utils.checkpoint import Checkpoint
+from course_utils.networks import NetworkSpec
+from course_utils.objectives import pair_objective
+from course_utils.training import TrainConfig, fit
 
 STEPS = 5000 if session.profile == "full" else 300 if flat else 150
-about = {
-    "dataset": "learn2reg",
-    "labels": dict(task.info.labels),
-    "spacing": list(task.info.spacing),
-    "recipe": preprocessing(**task.info.grid).recipe,
-}
 train_pairs = PairDataset(subjects, task.pairs("train", count=10**9, seed=session.seed))
 watched = PairDataset(subjects, task.pairs("test", count=6))  # of subjects that neither train nor are judged
 
 
-def train(name, **settings):
+def train(name, dice_weight):
     """Train in a folder of that name: the network that did best on the watched pairs, and the curves."""
-    config = TrainConfig(steps=STEPS, batch_size=4, seed=session.seed, validations=6, **settings)
     out = session.runs / "learn2reg" / name
     shutil.rmtree(out, ignore_errors=True)
-    result = fit(config, train_pairs, watched, out, about=about, device=session.device, progress=False)
-    return load_model(result.best), result.history
+    network = NetworkSpec("voxelmorph", {"spatial_dims": len(task.info.shape)}).build(session.seed)
+    objective = pair_objective("ncc", dice_weight=dice_weight, labels=task.info.labels)
+    config = TrainConfig(steps=STEPS, batch_size=4, validations=6)
+    card, device = task.info.card(), session.device
+    result = fit(network, objective, train_pairs, watched, out, config, card=card, device=device)
+    return Checkpoint.load(result.best), result.history
 
 
 networks, histories = {}, {}
 for name, weight in (("NCC", 0.0), ("NCC + labels", 1.0)):
-    networks[name], histories[name] = train(name.replace(" + ", "_"), similarity="ncc", dice_weight=weight)
+    networks[name], histories[name] = train(name.replace(" + ", "_"), weight)
 
 # %%
 COLOURS = {"before": "#777777", "NCC": "#0072B2", "NCC + labels": "#D55E00"}
@@ -244,7 +244,7 @@ figure
 # %%
 import zipfile
 
-from course_utils.learn2reg import evaluate_submission, write_submission
+from course_utils.scans.learn2reg import evaluate_submission, write_submission
 
 archives = {}
 for name, network in networks.items():
@@ -296,7 +296,7 @@ assert abs(dice - row.dice_after) < 1e-4 and abs(sdlogj - row.sdlogj_learn2reg) 
 # %%
 import pandas as pd
 
-from course_utils.metrics import paired_comparison, summarise
+from course_utils.evaluation import paired_comparison, summarise
 
 COLUMNS = {"dice": "Dice", "hd95_voxels": "HD95 (voxels)"}
 
@@ -682,7 +682,7 @@ assert first_field(raw) > 10
 # %%
 from typer.testing import CliRunner
 
-from course_utils.__main__ import app
+from course_utils.commands.app import app
 
 commands = {
     "train on the folder": "train --dataset learn2reg --data-root HippocampusMR --dice-weight 1 --minutes 15 --out runs/l2r",

@@ -52,8 +52,8 @@ folder.mkdir(parents=True, exist_ok=True)
 # %%
 import numpy as np
 
-from course_utils.datasets import load_cohort
-from course_utils.synthetic import make_cohort
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.synthetic import make_cohort
 
 root = session.data_root / "own_scans"
 make_cohort(root / "synthetic", subjects=12, spacing=2.5)
@@ -160,7 +160,7 @@ as_the_colleague(sitk.Cast(other_label, sitk.sitkUInt8), label_file)
 # %%
 import pandas as pd
 
-from course_utils.nifti import overlap, read_image
+from course_utils.data.volumes import overlap, read_image
 
 moving, fixed = read_image(moving_file), read_image(fixed_file)
 
@@ -192,7 +192,7 @@ read_image(label_file)
 # scan, its position, and what the moving scan has there.
 
 # %%
-from course_utils.nifti import resample
+from course_utils.data.volumes import resample
 from course_utils.plotting import checkerboard, panel
 
 before = resample(moving.data, moving.grid, fixed.grid)
@@ -244,8 +244,9 @@ checkerboard(
 # %%
 import torch
 
+from course_utils.data.volumes import sample
 from course_utils.metrics import dice
-from course_utils.nifti import Transform, sample
+from course_utils.scans.transform import Transform
 
 truth = scanned(patient_a.label, (72, 88, 36), (2.4, 2.4, 5.0), tilt=9, interpolator=sitk.sitkNearestNeighbor)
 truth = torch.from_numpy(sitk.GetArrayFromImage(truth).transpose(2, 1, 0).astype(np.uint8))[None, None]
@@ -277,21 +278,14 @@ assert after > 0.6 and after > mean_dice(still) + 0.2
 # %%
 import ipywidgets
 
-from course_utils.plotting import Figure
-
 images = [np.asarray(image, dtype=float) for image in (fixed.data[0, 0], moved.get_fdata())]
 images = [image / np.percentile(image, 99.5) for image in images]
 
 
 def blended(position, blend):
     """An axial slice: 0 shows the fixed scan, 1 the moved one."""
-    figure = Figure(figsize=(4, 4.6), layout="constrained")
-    axes = figure.subplots()
-    fixed_slice, moved_slice = (image[:, :, position].T for image in images)
-    aspect = fixed.grid.spacing[1] / fixed.grid.spacing[0]
-    axes.imshow((1 - blend) * fixed_slice + blend * moved_slice, cmap="gray", vmin=0, vmax=1, aspect=aspect)
-    axes.set(title=f"slice {position}, {1 - blend:.0%} fixed, {blend:.0%} moved", xticks=[], yticks=[])
-    return figure
+    mixed = {f"{1 - blend:.0%} fixed, {blend:.0%} moved": (1 - blend) * images[0] + blend * images[1]}
+    return panel(mixed, axis=2, at=position, spacing=fixed.grid.spacing, orientation=orientation, limits=(0, 1))
 
 
 middle = fixed.grid.shape[2] // 2

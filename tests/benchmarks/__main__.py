@@ -30,19 +30,25 @@ import torch
 import typer
 from torch.nn import functional as F
 
-from course_utils import cli, losses
-from course_utils.datasets import Cohort, load_cohort
-from course_utils.evaluation import evaluate
-from course_utils.loading import LoadedSubjects, PairDataset, load_subjects, loader, preprocessing
-from course_utils.metrics import summarise
-from course_utils.networks import Registration, VoxelMorph
-from course_utils.nifti import Grid, image_like, read_image, resample, save
-from course_utils.optimise import optimise
-from course_utils.synthetic import make_cohort
-from course_utils.training import TrainConfig, fit, load_model, precision
+from course_utils import losses
+from course_utils.checkpoint import Checkpoint
+from course_utils.commands.ending import run
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import LoadedSubjects, PairDataset, load_subjects, loader
+from course_utils.data.pairs import Cohort
+from course_utils.data.synthetic import make_cohort
+from course_utils.data.volumes import Grid, read_image, resample
+from course_utils.evaluation import evaluate, summarise
+from course_utils.networks import NetworkSpec, Registration, VoxelMorph
+from course_utils.objectives import pair_objective
+from course_utils.scans.optimise import optimise
+from course_utils.scans.writing import image_like, save
+from course_utils.training import TrainConfig, fit, precision
 from tests.benchmarks import peers
+from tests.benchmarks.gpu import gpu
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+app.command()(gpu)
 
 BATCH = 4
 LEARNING_RATE = 2e-3
@@ -88,14 +94,10 @@ def _pairwise(model: torch.nn.Module, moving: torch.Tensor, fixed: torch.Tensor)
     return moved[inside], displacement[inside]
 
 
-def _as_trained(**options: Any) -> VoxelMorph:
-    return TrainConfig(steps=1, **options).network(3)
-
-
 CANDIDATES = {
-    "course_utils": Candidate(_as_trained, _ours, amp="auto"),
-    "course_utils, float32": Candidate(_as_trained, _ours),
-    "course_utils, float32, full resolution": Candidate(lambda: _as_trained(half_resolution=False), _ours),
+    "course_utils": Candidate(lambda: VoxelMorph(3), _ours, amp="auto"),
+    "course_utils, float32": Candidate(lambda: VoxelMorph(3), _ours),
+    "course_utils, float32, full resolution": Candidate(lambda: VoxelMorph(3, half_resolution=False), _ours),
     "MONAI VoxelMorph": Candidate(lambda: monai(False), _monai),
     "MONAI VoxelMorph, half_res": Candidate(lambda: monai(True), _monai),
     "MONAI VoxelMorph, autocast": Candidate(lambda: monai(False), _monai, amp="auto"),
@@ -131,7 +133,7 @@ def train(
 def _data(dataset: str, splits: tuple[str, ...]) -> tuple[Cohort, LoadedSubjects]:
     cohort = load_cohort(dataset)
     subjects = [subject for split in splits for subject in cohort.splits[split]]
-    return cohort, load_subjects(subjects, preprocessing(**cohort.info.grid))
+    return cohort, load_subjects(subjects, cohort.info.recipe)
 
 
 @app.command(hidden=True)
@@ -216,12 +218,6 @@ def accuracy(
     pairs = PairDataset(subjects, cohort.pairs("train", count=10**9, seed=seed))
     validation = PairDataset(subjects, cohort.pairs("val", count=10))
     test = PairDataset(subjects, cohort.pairs("test", count=count))
-    about = {
-        "dataset": dataset,
-        "labels": dict(cohort.info.labels),
-        "spacing": list(cohort.info.spacing),
-        "recipe": preprocessing(**cohort.info.grid).recipe,
-    }
     rows, curves = {}, {}
 
     def note(method: str, model: Callable[..., Any]) -> None:
@@ -230,14 +226,13 @@ def accuracy(
         rows[method] = overall.xs("mean", level=1)
         typer.echo(f"\n{method}, {minutes:g} minutes\n{overall.unstack().to_string(float_format='{:.4g}'.format)}")
 
-    settings = {
-        f"{architecture}, {similarity.upper()}": {"architecture": architecture, "similarity": similarity}
-        for architecture, similarity in [("pyramid", "ncc"), ("pyramid", "ssd"), ("voxelmorph", "ssd")]
-    }
-    for method, options in settings.items():
+    for architecture, similarity in [("pyramid", "ncc"), ("pyramid", "ssd"), ("voxelmorph", "ssd")]:
+        method = f"{architecture}, {similarity.upper()}"
+        network = NetworkSpec(architecture, {"spatial_dims": 3}).build(seed)
+        config, card = TrainConfig(minutes=minutes, seed=seed), cohort.info.card()
         with tempfile.TemporaryDirectory() as folder:
-            config = TrainConfig(**options, minutes=minutes, seed=seed)
-            result = fit(config, pairs, validation, Path(folder) / "run", about=about, device=device, progress=False)
+            out, objective = Path(folder) / "run", pair_objective(similarity)
+            result = fit(network, objective, pairs, validation, out, config, card=card, device=device)
         validated = result.history.dropna(subset="validation_dice")
         curves[method] = validated.set_index((validated["seconds"] / 60).round(1))["validation_dice"]
         note(method, result.model)
@@ -264,10 +259,10 @@ def refine(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cohort, subjects = _data(dataset, ("test",))
     test = PairDataset(subjects, cohort.pairs("test", count=count))
-    network = load_model(model).model.to(device)
+    network = Checkpoint.load(model).model().to(device)
     methods: dict[str, Callable[..., Any]] = {
         "network": network,
-        "network, optimised": lambda m, f: optimise(m, f, network(m, f).velocity, iterations=iterations),
+        "network, optimised": lambda m, f: optimise(m, f, start=network(m, f).velocity, iterations=iterations),
     }
     if others:
         methods["affine"] = peers.affine_only
@@ -300,17 +295,8 @@ def large(
             files.append(Path(folder) / path.name)
             image = image_like(resample(scan.data, scan.grid, grid), scan, grid, scan.header)
             save(image, files[-1], compress=True)
-        options = [
-            "--moving",
-            files[0],
-            "--fixed",
-            files[1],
-            "--moved",
-            Path(folder) / "moved.nii.gz",
-            "--model",
-            model,
-        ]
-        command = [sys.executable, "-m", "course_utils", "register", *options, "--iterations", str(iterations)]
+        command = [sys.executable, "-m", "course_utils", "register", "--moving", files[0], "--fixed", files[1]]
+        command += ["--moved", Path(folder) / "moved.nii.gz", "--model", model, "--iterations", str(iterations)]
         begun = time.monotonic()
         subprocess.run(command, check=True)
         typer.echo(f"with reading and writing {time.monotonic() - begun:.0f} s, {torch.get_num_threads()} threads")
@@ -319,7 +305,7 @@ def large(
 def _as_registration(candidate: Candidate, model: torch.nn.Module) -> Callable[..., Registration]:
     def register(moving: torch.Tensor, fixed: torch.Tensor) -> Registration:
         moved, displacement = candidate.call(model, moving, fixed)
-        return Registration(moved, displacement, displacement)
+        return Registration(moved, displacement)
 
     return register
 
@@ -333,4 +319,4 @@ def main(context: typer.Context) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(app)
+    run(app)

@@ -1,7 +1,8 @@
-"""How long grading a class takes, and the memory of a worker: ``python -m tests.benchmarks.grading --count 100``.
+"""How long grading a class takes, and the memory of a worker: `python -m tests.benchmarks.grading --count 100`.
 
-The class is that of tests/class_of_submissions.py, hostile submissions included, and the table has to be the expected
-one. Seconds depend on what else the machine does; processor seconds, which are counted over all processes, hardly do.
+The class is that of tests/grading/class_of_submissions.py, hostile submissions included, and the table has to be the
+expected one. Seconds depend on what else the machine does; processor seconds, which are counted over all processes,
+hardly do.
 """
 
 import subprocess
@@ -15,7 +16,7 @@ from typing import Annotated
 import psutil
 import typer
 
-from course_utils.cli import run
+from course_utils.commands.ending import run
 from course_utils.errors import CourseError
 
 
@@ -26,7 +27,7 @@ def main(
     """Measure grading."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = [sys.executable, "-m", "tests.class_of_submissions", name, "--count", str(count)]
+        made = [sys.executable, "-m", "tests.grading.class_of_submissions", name, "--count", str(count)]
         subprocess.run(made, check=True)
         command = [sys.executable, "-m", "course_utils", "grade", str(folder / "submissions")]
         command += ["--out", str(folder / "grades"), "--workers", str(workers)]

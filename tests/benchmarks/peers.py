@@ -1,4 +1,4 @@
-"""Classical methods as `evaluate` calls them: moving and fixed ``(1, 1, D, H, W)`` in, a displacement in voxels out.
+"""Classical methods as `evaluate` calls them: moving and fixed `(1, 1, D, H, W)` in, a displacement in voxels out.
 
 Voxels are taken as cubes of 1 mm. ITK counts axes in the reverse order of an array's; ANTsPy's images do not.
 """
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_utils import affine
+from course_utils.data.volumes import Grid
 from course_utils.fields import affine_to_field
-from course_utils.nifti import Grid
+from course_utils.scans import affine
 
 
 def affine_only(moving: Tensor, fixed: Tensor) -> SimpleNamespace:

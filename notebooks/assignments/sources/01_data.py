@@ -13,7 +13,8 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/01_data.ipynb)
 #
 # **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
-# of the cell, which names the exercise. The cell below each exercise checks it: no message means that all visible
+# of the cell, which names the exercise. The cell below each exercise checks it; it is folded in JupyterLab, and a click on
+# its bar shows what it asks. Run it: no message means that all visible
 # checks pass; a message tells what was got, what was expected and, where it is known, the likely mistake. Your
 # teacher's checks ask the same questions of other data. The exercises do not build on each other: leave one out and
 # go on.
@@ -39,13 +40,13 @@ print(session)
 import numpy as np
 import torch
 
-from course_utils.datasets import load_cohort
-from course_utils.loading import load_subject, preprocessing
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import load_subject
 from course_utils.plotting import slices
 
 cohort = load_cohort(session.dataset)
 subject = cohort.splits["test"][0]
-volumes = load_subject(subject, preprocessing(**cohort.info.grid))  # {"image", "label"}, (1, *shape) each
+volumes = load_subject(subject, cohort.info.recipe)  # {"image", "label"}, (1, *shape) each
 names, spacing = cohort.info.labels, cohort.info.spacing
 slices(volumes["image"], volumes["label"], names=names, spacing=spacing)
 
@@ -73,7 +74,7 @@ def world_coordinates(affine, voxel):
 # check: world-coordinates-check
 import nibabel
 
-from course_utils import checks
+from course_utils.grading import checks
 
 oblique = np.array([[0.2, -1.2, 0.3, 90], [0.9, -0.1, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])  # a tilted scan
 linear, start, voxel = oblique[:3, :3], oblique[:3, 3], np.array([10, 20, 15])
@@ -118,7 +119,7 @@ def voxel_size(affine):
 # check: voxel-size-check
 import nibabel
 
-from course_utils import checks
+from course_utils.grading import checks
 
 oblique = np.array([[0.2, -1.2, 0.3, 90], [0.9, -0.1, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])
 linear = oblique[:3, :3]
@@ -164,7 +165,8 @@ def to_unit_range(image):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "intensities-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: intensities-check
-from course_utils import checks, loading
+from course_utils.data import recipe
+from course_utils.grading import checks
 
 ramp = torch.arange(2000.0).view(1, 20, 100) + 300  # its percentiles are easy
 spoilt = ramp.clone()
@@ -172,7 +174,7 @@ spoilt[0, 0, 0], spoilt[0, -1, -1] = -1e4, 1e5  # two broken voxels
 low, high = np.percentile(spoilt, (0.5, 99.5))
 checks.agree(
     checks.call(to_unit_range, spoilt),
-    loading.normalise(spoilt),
+    recipe.normalise(spoilt),
     "to_unit_range(a ramp with two broken voxels)",
     {
         "the minimum and the maximum decide: one broken voxel spoils the contrast": (spoilt + 1e4) / 1.1e5,
@@ -190,7 +192,7 @@ checks.agree(
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(1, 40, 50), (1, 12, 17, 21)]):
     other = 900 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) ** 3 - 200
-    checks.agree(checks.call(to_unit_range, other), loading.normalise(other), f"to_unit_range of {shape}", atol=5e-3)
+    checks.agree(checks.call(to_unit_range, other), recipe.normalise(other), f"to_unit_range of {shape}", atol=5e-3)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -217,7 +219,7 @@ def richest_slice(image, label):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "richest-slice-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: richest-slice-check
-from course_utils import checks
+from course_utils.grading import checks
 
 volume = torch.arange(1.0, 505.0).view(1, 6, 7, 12)
 drawn = torch.zeros(1, 6, 7, 12, dtype=torch.uint8)
@@ -273,7 +275,7 @@ def volumes_ml(label, spacing, structures):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "volumes-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: volumes-check
-from course_utils import checks
+from course_utils.grading import checks
 
 drawn = torch.zeros(1, 5, 6, 7, dtype=torch.uint8)
 drawn[0, 1:4, 2:5, 1:6], drawn[0, 0, 0, :4] = 3, 7
@@ -324,7 +326,7 @@ def split_pairs(pairs, test_subjects):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "split-pairs-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: split-pairs-check
-from course_utils import checks
+from course_utils.grading import checks
 
 pairs = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "c"), ("e", "a"), ("d", "e")]
 inner, mixed, outer = [("a", "b"), ("e", "a")], [("b", "c"), ("d", "e")], [("c", "d"), ("d", "c")]
@@ -393,7 +395,8 @@ def overlap(moving_label, fixed_label, structures):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "overlap-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: overlap-check
-from course_utils import checks, metrics
+from course_utils import metrics
+from course_utils.grading import checks
 
 a, b = torch.zeros(2, 1, 8, 9, 10, dtype=torch.uint8)
 a[0, 1:5, 2:6, 3:7], b[0, 2:7, 2:6, 3:8] = 1, 1  # overlap, of different sizes
@@ -478,7 +481,7 @@ class RandomPairs:
 
 # %% nbgrader={"schema_version": 3, "grade_id": "random-pairs-check", "grade": true, "solution": false, "locked": true, "points": 5}
 # check: random-pairs-check
-from course_utils import checks
+from course_utils.grading import checks
 
 
 def judge_pairs(make, people, seed, late):

@@ -13,7 +13,8 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/02_warping.ipynb)
 #
 # **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
-# of the cell, which names the exercise. The cell below each exercise checks it: no message means that all visible
+# of the cell, which names the exercise. The cell below each exercise checks it; it is folded in JupyterLab, and a click on
+# its bar shows what it asks. Run it: no message means that all visible
 # checks pass. Your teacher's checks ask the same questions of other data, in 2-D and 3-D. The exercises do not build
 # on each other. Where one asks for your own code, the functions of the course and of MONAI that do the same are not
 # allowed.
@@ -40,13 +41,13 @@ import torch
 from IPython.display import display
 from torch.nn import functional as F
 
-from course_utils.datasets import load_cohort
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import load_subject
 from course_utils.fields import identity_grid
-from course_utils.loading import load_subject, preprocessing
 from course_utils.plotting import panel
 
 cohort = load_cohort(session.dataset)
-volumes = load_subject(cohort.splits["test"][0], preprocessing(**cohort.info.grid))
+volumes = load_subject(cohort.splits["test"][0], cohort.info.recipe)
 moving, moving_label = volumes["image"][None], volumes["label"][None]  # (1, 1, *spatial) each
 spacing = cohort.info.spacing
 if moving.ndim == 5:  # of a volume, the coronal slice in the middle
@@ -84,7 +85,7 @@ def shift(shape, axis, voxels):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "shift-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: shift-check
-from course_utils import checks
+from course_utils.grading import checks
 
 expected, wrong_sign, wrong_axis = torch.zeros(3, 1, 2, 5, 7)
 expected[:, 0], wrong_sign[:, 0], wrong_axis[:, 1] = -2, 2, -2
@@ -134,7 +135,7 @@ def interpolate(image, point):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "interpolate-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: interpolate-check
-from course_utils import checks
+from course_utils.grading import checks
 
 checks.by_hand(
     interpolate, {"grid_sample", "map_coordinates", "interpn", "warp"}, "weigh the four voxels around the point"
@@ -189,7 +190,7 @@ def sampling_grid(position, shape):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "sampling-grid-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: sampling-grid-check
-from course_utils import checks
+from course_utils.grading import checks
 
 
 def scaled(position, low, high):
@@ -255,7 +256,8 @@ def my_warp(image, displacement):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "warp-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: warp-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 checks.by_hand(my_warp, {"warp", "Warp", "map_coordinates"}, "call grid_sample")
 generator = torch.Generator().manual_seed(0)
@@ -333,7 +335,8 @@ def my_jacobian(displacement):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "jacobian-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: jacobian-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 checks.by_hand(my_jacobian, {"jacobian_determinant"}, "differentiate with torch.gradient")
 u = 1.5 * torch.randn(1, 2, 8, 11, generator=torch.Generator().manual_seed(2))
@@ -385,7 +388,8 @@ def my_compose(first, second):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "compose-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: compose-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 checks.by_hand(my_compose, {"compose"}, "it is one line with warp")
 generator = torch.Generator().manual_seed(3)
@@ -432,7 +436,8 @@ def atrophy_percent(displacement, label, value):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "atrophy-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: atrophy-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 
 def atrophy_case(shape, seed):
@@ -521,7 +526,8 @@ def repair(field, spacing, moving_label, fixed_label, structures):
 # check: repair-check
 import itertools
 
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 
 def repair_case(shape, spacing, seed):

@@ -13,7 +13,8 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/03_velocity_fields.ipynb)
 #
 # **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
-# of the cell, which names the exercise. The cell below each exercise checks it: no message means that all visible
+# of the cell, which names the exercise. The cell below each exercise checks it; it is folded in JupyterLab, and a click on
+# its bar shows what it asks. Run it: no message means that all visible
 # checks pass. Your teacher's checks ask the same questions of other fields, in 2-D and 3-D. The exercises do not
 # build on each other: where you need an integrated field, take the course's `integrate`. Where an exercise asks for
 # your own code, the function of the course that does the same is not allowed.
@@ -79,7 +80,8 @@ def euler(velocity, steps):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "euler-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: euler-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 v = random_velocity((15, 19), 4.0, seed=1)
 expected = torch.zeros_like(v)
@@ -131,7 +133,8 @@ def exponential(velocity, squarings):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "exponential-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: exponential-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 checks.by_hand(exponential, {"integrate", "DVF2DDF"}, "scale, then compose the displacement with itself")
 v = random_velocity((15, 19), 4.0, seed=2)
@@ -189,7 +192,8 @@ def backwards(velocity):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "backwards-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: backwards-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 v = random_velocity((15, 19), 4.0, seed=3)
 checks.agree(
@@ -229,7 +233,8 @@ def fixed_point(displacement, iterations):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "fixed-point-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: fixed-point-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 checks.by_hand(fixed_point, {"invert"}, "put the formula into a loop")
 u = random_velocity((15, 19), 2.0, seed=4)
@@ -281,7 +286,8 @@ def residual(there, back):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "residual-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: residual-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 v, w = random_velocity((15, 19), 3.0, seed=5), random_velocity((15, 19), 3.0, seed=6)
 there, back = fields.integrate(v), fields.integrate(-0.7 * v + 0.2 * w)
@@ -340,7 +346,8 @@ def resize_field(field, shape):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "resize-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: resize-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 checks.by_hand(resize_field, {"resize"}, "interpolate the samples, then scale the vectors")
 v = random_velocity((16, 18), 4.0, seed=7)
@@ -389,7 +396,8 @@ def halfway(moving, fixed, velocity):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "halfway-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: halfway-check
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 v = random_velocity((22, 19), 8.0, seed=8)
 m, f = torch.rand(2, 1, 1, 22, 19, generator=torch.Generator().manual_seed(8))
@@ -462,7 +470,8 @@ def enough_squarings(velocity, tolerance, most=12):
 # check: enough-check
 import itertools
 
-from course_utils import checks, fields
+from course_utils import fields
+from course_utils.grading import checks
 
 
 def enough_answers(velocity, tolerance):

@@ -12,7 +12,8 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/04_voxelmorph.ipynb)
 #
 # **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
-# of the cell, which names the exercise. The cell below each exercise checks it: no message means that all visible
+# of the cell, which names the exercise. The cell below each exercise checks it; it is folded in JupyterLab, and a click on
+# its bar shows what it asks. Run it: no message means that all visible
 # checks pass. Your teacher's checks ask the same questions of other networks and images, in 2-D and 3-D, of odd sizes
 # too. The exercises do not build on each other: every one works with the modules of the course.
 
@@ -38,15 +39,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils.datasets import load_cohort
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.fields import integrate, resize, warp
-from course_utils.loading import PairDataset, load_subjects, preprocessing
 from course_utils.networks import Registration
 from course_utils.plotting import panel
 
 cohort = load_cohort(session.dataset)
 pair = cohort.pairs("test", count=1)[0]
-item = PairDataset(load_subjects((pair.fixed, pair.moving), preprocessing(**cohort.info.grid)), [pair])[0]
+item = PairDataset(load_subjects((pair.fixed, pair.moving), cohort.info.recipe), [pair])[0]
 moving, fixed = item["moving"][None], item["fixed"][None]  # (1, 1, *spatial)
 panel({"moving": moving, "fixed": fixed}, spacing=cohort.info.spacing)
 
@@ -72,7 +73,7 @@ def block(dims, inputs, outputs, stride=1):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "block-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: block-check
-from course_utils import checks
+from course_utils.grading import checks
 
 
 def judge_block(dims, inputs, outputs, stride, size):
@@ -145,7 +146,8 @@ def encode(levels, x):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "encode-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: encode-check
-from course_utils import checks, networks
+from course_utils import networks
+from course_utils.grading import checks
 
 
 def encoder_case(dims, features, first_stride, shape, seed):
@@ -203,7 +205,8 @@ def decode(levels, features):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "decode-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: decode-check
-from course_utils import checks, networks
+from course_utils import networks
+from course_utils.grading import checks
 
 
 def decoder_case(dims, widths, shape, seed):
@@ -274,7 +277,7 @@ def velocity_head(dims, features):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "head-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: head-check
-from course_utils import checks
+from course_utils.grading import checks
 
 
 def judge_head(dims, features):
@@ -325,7 +328,7 @@ def pad_to_multiple(images, divisor):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "pad-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: pad-check
-from course_utils import checks
+from course_utils.grading import checks
 
 x = torch.rand(2, 2, 13, 24, generator=torch.Generator().manual_seed(0))
 checks.agree(
@@ -387,14 +390,15 @@ def register(unet, head, moving, fixed):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "forward-check", "grade": true, "solution": false, "locked": true, "points": 5}
 # check: forward-check
-from course_utils import checks, fields, networks
+from course_utils import fields, networks
+from course_utils.grading import checks
 
 checks.by_hand(register, {"VoxelMorph"}, "put the stages together")
 
 
 def network_case(shape, seed):
     """A VoxelMorph that deforms by voxels, and two images."""
-    model = networks.VoxelMorph(len(shape), features=(4, 6, 6))
+    model = networks.VoxelMorph(len(shape), features=(4, 6, 6), instance_norm=False)
     checks.known_weights(model, seed, scale=0.25)
     with torch.no_grad():
         model.velocity.weight.mul_(3)
@@ -477,7 +481,8 @@ def reach(network, channels, size):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "reach-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: reach-check
-from course_utils import checks, networks
+from course_utils import networks
+from course_utils.grading import checks
 
 
 def judge_reach(layers, channels, size, rows, mistakes, what):
@@ -548,11 +553,14 @@ class Symmetric(nn.Module):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "symmetric-check", "grade": true, "solution": false, "locked": true, "points": 5}
 # check: symmetric-check
-from course_utils import checks, fields, networks
+from course_utils import fields, networks
+from course_utils.grading import checks
 
 
 def symmetric_case(shape, seed):
-    model = checks.known_weights(networks.VoxelMorph(len(shape), features=(4, 6)), seed, scale=0.25)
+    model = checks.known_weights(
+        networks.VoxelMorph(len(shape), features=(4, 6), instance_norm=False), seed, scale=0.25
+    )
     with torch.no_grad():
         model.velocity.weight.mul_(2)
         m, f = torch.rand(2, 2, 1, *shape, generator=torch.Generator().manual_seed(seed))
@@ -571,7 +579,7 @@ def symmetric_case(shape, seed):
         {
             "the two velocities are added: they point in opposite directions, so subtract": answer((v + w) / 2),
             "the half is missing: two answers of one length, and the mean is meant": answer(v - w),
-            "that is the model's own answer, asked one way only": list(there),
+            "that is the model's own answer, asked one way only": [there.moved, there.displacement, there.velocity],
             "that is the flow of the model's own velocity, asked one way only": answer(v),
             "the sign is the wrong way round: v(moving, fixed) counts positive": answer((w - v) / 2),
             "the displacements are averaged; their mean is not the flow of the mean velocity": answer(
@@ -600,7 +608,7 @@ def judge_symmetric(shape, seed):
             f"it should return a Registration, and returns a {type(result).__name__}"
         )
         checks.agree(
-            list(result),
+            [result.moved, result.displacement, result.velocity],
             expected,
             f"Symmetric(model)(moving, fixed) of images {shape}: [moved, displacement, velocity]",
             mistakes,

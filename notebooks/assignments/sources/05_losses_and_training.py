@@ -13,7 +13,8 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/05_losses_and_training.ipynb)
 #
 # **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
-# of the cell, which names the exercise. The cell below each exercise checks it: no message means that all visible
+# of the cell, which names the exercise. The cell below each exercise checks it; it is folded in JupyterLab, and a click on
+# its bar shows what it asks. Run it: no message means that all visible
 # checks pass. Your teacher's checks ask the same questions of other images, in 2-D and 3-D, and of other people. The
 # exercises do not build on each other: the training uses the course's losses. Where an exercise asks for your own
 # code, the loss of the course or of MONAI is not allowed.
@@ -41,17 +42,17 @@ import math
 import torch
 from torch.nn import functional as F
 
-from course_utils.datasets import load_cohort
-from course_utils.loading import PairDataset, load_subjects, loader, preprocessing
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subjects, loader
+from course_utils.data.synthetic import make_cohort
 from course_utils.losses import diffusion_loss, ncc_loss, ssd_loss
 from course_utils.networks import VoxelMorph
 from course_utils.plotting import panel
-from course_utils.synthetic import make_cohort
 
 root = session.runs / "assignment5"
 make_cohort(root / "synthetic", subjects=24, dimensions=2)
 cohort = load_cohort("synthetic", root)
-subjects = load_subjects(cohort.subjects, preprocessing(**cohort.info.grid))
+subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 training_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6))  # random, endless, costs nothing
 test_pairs = PairDataset(subjects, cohort.pairs("test", "all"))
 item = test_pairs[0]  # "moving", "fixed", "moving_label", "fixed_label": (1, 96, 96) each
@@ -75,7 +76,8 @@ def ssd(moved, fixed):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "ssd-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: ssd-check
-from course_utils import checks, losses
+from course_utils import losses
+from course_utils.grading import checks
 
 checks.by_hand(ssd, {"ssd_loss"}, "it is one line")
 a, b = torch.rand(2, 2, 1, 9, 11, generator=torch.Generator().manual_seed(0))
@@ -143,7 +145,8 @@ def ncc(moved, fixed, window=9):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "ncc-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: ncc-check
-from course_utils import checks, losses
+from course_utils import losses
+from course_utils.grading import checks
 
 
 def correlation(a, b, window, inside=True, means=True):
@@ -217,7 +220,8 @@ def diffusion(field):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "diffusion-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: diffusion-check
-from course_utils import checks, losses
+from course_utils import losses
+from course_utils.grading import checks
 
 checks.by_hand(diffusion, {"diffusion_loss", "DiffusionLoss", "BendingEnergyLoss"}, "differences, squares, means")
 v = torch.randn(2, 2, 8, 13, generator=torch.Generator().manual_seed(0))
@@ -284,7 +288,8 @@ def soft_dice(moved, fixed):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "soft-dice-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: soft-dice-check
-from course_utils import checks, losses
+from course_utils import losses
+from course_utils.grading import checks
 
 
 def memberships(shape, seed):
@@ -347,7 +352,7 @@ def learning_rate(step, steps, warmup, highest):
 # check: schedule-check
 import math
 
-from course_utils import checks
+from course_utils.grading import checks
 
 curve = [math.cos(math.pi * s / 40) for s in range(40)]
 rise = [min(1, (s + 1) / 10) for s in range(40)]
@@ -395,8 +400,8 @@ for steps, warmup, highest in [(7, 1, 1.0), (100, 33, 4e-3), (12, 12, 0.5)]:
 def training_step(model, optimizer, moving, fixed, smoothness):
     """One step of the optimiser; the loss before it, a float. The model returns a Registration."""
     ### BEGIN SOLUTION
-    moved, _, velocity = model(moving, fixed)
-    loss = ssd_loss(moved, fixed) + smoothness * diffusion_loss(velocity)
+    found = model(moving, fixed)
+    loss = ssd_loss(found.moved, fixed) + smoothness * diffusion_loss(found.velocity)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -406,12 +411,13 @@ def training_step(model, optimizer, moving, fixed, smoothness):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "step-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: step-check
-from course_utils import checks, losses, networks
+from course_utils import losses, networks
+from course_utils.grading import checks
 
 
 def three_steps(step, shape, seed, smoothness):
     """The losses of three steps, and the weights after them."""
-    model = checks.known_weights(networks.VoxelMorph(len(shape), features=(3, 4)), seed)
+    model = checks.known_weights(networks.VoxelMorph(len(shape), features=(3, 4), instance_norm=False), seed)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     images = torch.rand(3, 2, 2, 1, *shape, generator=torch.Generator().manual_seed(seed))
     found = [step(model, optimizer, m, f, smoothness) for m, f in images]
@@ -485,8 +491,8 @@ for case in [((8, 9, 6), 1, 0.7), ((15, 10), 2, 0.05)]:
 # <code>torch.manual_seed</code> before the network is made gives you the same training twice.</details>
 # <details><summary>Hint 2</summary>NCC does better than SSD here, for these people have been in different scanners.
 # Its weight of the smoothness lies about 0.05.</details>
-# <details><summary>Hint 3</summary>200 steps are few, so they should be large. <code>VoxelMorph(2,
-# instance_norm=True)</code> stays stable at a learning rate of 0.004.</details>
+# <details><summary>Hint 3</summary>200 steps are few, so they should be large. <code>VoxelMorph(2)</code>
+# stays stable at a learning rate of 0.004.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "train", "grade": false, "solution": true, "locked": false}
@@ -495,14 +501,14 @@ def train(pairs):
     """A VoxelMorph for 2-D images, trained on at most 800 of the pairs."""
     ### BEGIN SOLUTION
     torch.manual_seed(0)
-    model = VoxelMorph(2, instance_norm=True)
+    model = VoxelMorph(2)
     optimizer = torch.optim.Adam(model.parameters())
     steps = 200
     for step, batch in enumerate(loader(pairs, batch_size=4, stop=4 * steps)):
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        moved, _, velocity = model(batch["moving"], batch["fixed"])
-        loss = ncc_loss(moved, batch["fixed"]) + 0.05 * diffusion_loss(velocity)
+        found = model(batch["moving"], batch["fixed"])
+        loss = ncc_loss(found.moved, batch["fixed"]) + 0.05 * diffusion_loss(found.velocity)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -512,7 +518,9 @@ def train(pairs):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "train-check", "grade": true, "solution": false, "locked": true, "points": 6}
 # check: train-check
-from course_utils import checks, fields, loading, metrics, networks
+from course_utils import fields, metrics, networks
+from course_utils.data import loading
+from course_utils.grading import checks
 
 
 class Budget(torch.utils.data.Dataset):
@@ -562,12 +570,13 @@ import itertools
 import pathlib
 import tempfile
 
-from course_utils import datasets, synthetic
+from course_utils.data import cohorts as datasets
+from course_utils.data import synthetic
 
 with tempfile.TemporaryDirectory() as folder:
     synthetic.make_cohort(pathlib.Path(folder, "synthetic"), subjects=6, dimensions=2, seed=7)
     strangers = datasets.load_cohort("synthetic", folder)
-    met = loading.load_subjects(strangers.subjects, loading.preprocessing(**strangers.info.grid))
+    met = loading.load_subjects(strangers.subjects, strangers.info.recipe)
     both_ways = [datasets.Pair(*two) for two in itertools.permutations(strangers.subjects, 2)]
     judge_training(trained, loading.PairDataset(met, both_ways), list(strangers.info.labels))
 ### END HIDDEN TESTS

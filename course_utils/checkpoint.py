@@ -1,0 +1,138 @@
+"""A trained network, with all that one must know to use it, in one file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_utils.data.card import DataCard
+from course_utils.errors import CourseError
+from course_utils.files import replacing, save_tensors
+from course_utils.networks import NetworkSpec, RegistrationNetwork
+
+FORMAT = "course_utils 2"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What training keeps of a network.
+
+    Attributes:
+        network: What builds the network.
+        weights: Its parameters and buffers, by name.
+        card: Of the data that it was trained on; how images are prepared for it is `card.recipe`.
+        objective: What it was trained to minimise: see `Objective.describe`.
+        config: How: the fields of `training.TrainConfig`.
+        step: How many steps it has seen.
+        score: What it was kept for: mean Dice of the validation pairs where there are labels, else minus their
+            similarity loss. Higher is better.
+        metrics: Means over the validation pairs, by name.
+    """
+
+    network: NetworkSpec
+    weights: Mapping[str, Tensor]
+    card: DataCard
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    step: int = 0
+    score: float = float("-inf")
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def model(self) -> RegistrationNetwork:
+        """The network with its weights, in evaluation mode, on the CPU.
+
+        Raises:
+            CourseError: the weights are those of another network, or the architecture is unknown.
+        """
+        network = self.network.build()
+        try:
+            network.load_state_dict(dict(self.weights))
+        except RuntimeError as error:
+            raise CourseError(
+                f"the weights are not those of a network '{self.network.architecture}': train it again with this "
+                "version of course_utils"
+            ) from error
+        return network.eval()
+
+    @property
+    def knows_labels(self) -> bool:
+        """Whether labels took part in its training: it then knows more than two images show."""
+        return "overlap" in self.objective
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, which a file can hold without any code."""
+        return {
+            "format": FORMAT,
+            "architecture": self.network.architecture,
+            "arguments": dict(self.network.arguments),
+            "weights": dict(self.weights),
+            "card": self.card.to_dict(),
+            "objective": dict(self.objective),
+            "config": dict(self.config),
+            "step": self.step,
+            "score": self.score,
+            "metrics": dict(self.metrics),
+        }
+
+    def save(self, path: str | Path, *, run: Mapping[str, Any] | None = None) -> None:
+        """Write the checkpoint, whole or not at all.
+
+        Args:
+            path: of the file.
+            run: what only a run that goes on needs: state of the optimiser, history. `read_state` gives it back.
+
+        Raises:
+            CourseError: the file cannot be written.
+        """
+        state = self.to_dict() | ({} if run is None else {"run": dict(run)})
+        with replacing(Path(path)) as partial:
+            save_tensors(state, partial)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Checkpoint":
+        """Read a checkpoint. Only tensors and plain values are read: a file with code in it is refused, not run.
+
+        Raises:
+            CourseError: no such file, damaged, or not a checkpoint of this course.
+        """
+        return cls.from_dict(read_state(path), path)
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], path: str | Path) -> "Checkpoint":
+        """A checkpoint from what `read_state` gives; `path` is for the message."""
+        try:
+            return cls(
+                NetworkSpec(str(state["architecture"]), dict(state["arguments"])),
+                dict(state["weights"]),
+                DataCard.from_dict(state["card"]),
+                dict(state["objective"]),
+                dict(state["config"]),
+                int(state["step"]),
+                float(state["score"]),
+                dict(state["metrics"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CourseError(
+                f"{path} lacks a part of a checkpoint ({error}): train it again with this version of course_utils"
+            ) from error
+
+
+def read_state(path: str | Path) -> dict[str, Any]:
+    """All that the file of a checkpoint holds; see `Checkpoint.load`."""
+    path = Path(path)
+    if not path.is_file():
+        raise CourseError(f"{path} does not exist: name a checkpoint that `train` wrote, such as OUT/best.pt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each have their own words for a file that is none of theirs
+        raise CourseError(
+            f"{path} is damaged or no checkpoint of plain tensors: train again, or use another that `train` wrote"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CourseError(
+            f"{path} is not a checkpoint of this version of the course: name one that `train` wrote, say OUT/best.pt"
+        )
+    return state

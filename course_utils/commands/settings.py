@@ -1,0 +1,60 @@
+"""What several commands share: options that all have, and values that several take."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from course_utils.errors import CourseError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options that stand before the command's name.
+
+    Attributes:
+        verbose: Also tell what is being done, and show the traceback of an error.
+        quiet: Tell nothing but results and errors.
+    """
+
+    verbose: bool = False
+    quiet: bool = False
+
+    def apply(self) -> None:
+        """Let these be the settings of the command that runs."""
+        _CURRENT.set(self)
+
+    @classmethod
+    def current(cls) -> "Settings":
+        """Those of the command that runs; the defaults where the function of a command is called by itself."""
+        return _CURRENT.get(cls())
+
+
+_CURRENT: ContextVar[Settings] = ContextVar("settings")
+
+Model = Annotated[Path, typer.Option(help="A checkpoint that train wrote, such as OUT/best.pt.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Folder with one folder a data set.", show_default="$MONAI_DATA_DIRECTORY, or ./data"),
+]
+Registry = Annotated[Path | None, typer.Option(help="Your own file of data sets or mirrors (JSON or TOML).")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.")]
+
+
+def device(name: str) -> str:
+    """The device that a user's word means: `auto` takes a GPU where there is one.
+
+    Raises:
+        CourseError: there is no such device.
+    """
+    import torch  # here, so that --help need not wait for it
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.ones(1, device=name).cpu()  # a "meta" tensor can be made, and holds nothing
+    except Exception as error:  # every kind of device has its own way to say that it is not there
+        raise CourseError(f"device '{name}' cannot be used here: choose cpu, or auto") from error
+    return name

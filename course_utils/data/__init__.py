@@ -1,0 +1,1 @@
+"""From a data set's address to the tensors that a network sees."""

@@ -1,0 +1,47 @@
+"""What a network must carry along of the data that it was trained on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from course_utils.data.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """A data set, as far as a network trained on it is concerned.
+
+    Attributes:
+        dataset: Its name.
+        labels: Values of the structures in its label maps, with their names; empty where there are no labels.
+        recipe: How its images were prepared.
+        licence: Of the data.
+        citation: What to cite.
+    """
+
+    dataset: str
+    labels: Mapping[int, str]
+    recipe: Recipe
+    licence: str = "unknown"
+    citation: str = "unknown"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for checkpoints and JSON."""
+        return {
+            "dataset": self.dataset,
+            "labels": dict(self.labels),
+            "recipe": self.recipe.to_dict(),
+            "licence": self.licence,
+            "citation": self.citation,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DataCard":
+        """The card that `to_dict` gave the values of."""
+        return cls(
+            str(values["dataset"]),
+            {int(value): str(name) for value, name in values["labels"].items()},
+            Recipe.from_dict(values["recipe"]),
+            str(values["licence"]),
+            str(values["citation"]),
+        )

@@ -1,0 +1,74 @@
+"""Writing files so that a reader finds the old one or the new one, never a half."""
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from course_utils.errors import CourseError
+
+FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)  # Windows knows no quotas
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """Write a file, or a new folder, beside `path` and put it in place at the end.
+
+    Only a write that failed is blamed on the disk. Whatever else goes wrong within the block passes through as it is,
+    and what was written until then is removed.
+
+    Raises:
+        CourseError: the file or folder cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        if not _concerns(error, partial, path):
+            raise
+        if error.errno in FULL:
+            reason, advice = "the disk is full", "make room and run again"
+        else:
+            reason, advice = error.strerror, "choose another place, or mend it"
+        raise CourseError(f"{path} was not written ({reason}): {advice}; what was there before stays") from error
+    finally:
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+
+
+def _concerns(error: OSError, partial: Path, path: Path) -> bool:
+    """Whether an error is of writing this file: it names the file, or (a full disk) comes from an open one."""
+    if error.errno is None:  # not the operating system's: `requests`, for one, derives its errors from OSError
+        return False
+    named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    return not named or any(place in (path, partial) or partial in place.parents for place in named)
+
+
+def save_tensors(state: Mapping[str, Any], path: Path) -> None:
+    """Write a file that `torch.load(path, weights_only=True)` reads; a failing disk raises OSError.
+
+    PyTorch itself reports a failed write as a RuntimeError, as it does most other faults. From memory the bytes are
+    written by Python, whose errors tell them apart.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def check_writable(path: Path, example: str) -> None:
+    """Refuse, before hours of work, the name of a file that could not be written.
+
+    Args:
+        path: of the file to be written.
+        example: a name that the message proposes where `path` is a folder.
+    """
+    if not path.parent.is_dir():
+        raise CourseError(f"{path.parent} is not a folder: make it, or choose another --out")
+    if path.is_dir():
+        raise CourseError(f"{path} is a folder: name a file in it, such as {path / example}")

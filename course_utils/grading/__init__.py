@@ -1,0 +1,1 @@
+"""Assignments, and the grades of those who solved them."""

@@ -1,0 +1,111 @@
+"""What a teacher and a student ask for: a class graded into a folder, and one's own notebook checked.
+
+The other modules of grading know no course; here are its assignments, its cohort, and what must be installed.
+"""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from course_utils.data.cohorts import data_root, load_cohort
+from course_utils.errors import CourseError
+from course_utils.grading import gradebook
+from course_utils.grading.assignments import Assignment, assignment_sources, read_assignment, visible_assignment
+from course_utils.grading.engine import grade, processors
+from course_utils.grading.grades import ClassGrades, Grade
+from course_utils.grading.run import LIMITS, Limits
+from course_utils.grading.submissions import find_submissions
+
+SOURCES = Path("notebooks/assignments/sources")
+"""Of the assignments, in a clone of the course."""
+
+NEEDED = ("ipykernel", "jupyter_client", "jupytext", "nbformat", "nbval", "psutil", "pytest")
+"""What the extra `grading` installs."""
+
+
+def grade_class(
+    submissions: Sequence[Path],
+    out: Path,
+    *,
+    assignments: Path = SOURCES,
+    workers: int = 0,
+    limits: Limits = LIMITS,
+    progress: bool = False,
+) -> ClassGrades:
+    """Grade a class, and write its table, its details, its histogram and a page for each student.
+
+    What has been graded before, and has not changed since, is not run again; it is remembered in `out`.
+
+    Args:
+        submissions: notebooks, folders or zips of a learning platform.
+        out: folder of the results; see `course_utils.grading.gradebook.write`.
+        assignments: folder of the assignments' sources, with hidden tests.
+        workers: submissions at a time; 0 is one for each processor.
+        limits: of a submission.
+        progress: tell on stderr how many are done.
+
+    Raises:
+        CourseError: something needed is not installed or not there, `out` cannot be written, or the machine lets
+            submissions not be graded.
+    """
+    _check_machine()
+    if out.is_file():
+        raise CourseError(f"{out} is a file: choose a folder for --out")
+    given = [Assignment(source.stem, read_assignment(source)) for source in assignment_sources(assignments)]
+    found = find_submissions(submissions, [assignment.name for assignment in given])
+    out.mkdir(parents=True, exist_ok=True)
+    shown, environment = _cohort_in_view()
+    graded = grade(
+        found,
+        given,
+        limits=limits,
+        workers=workers or len(processors()),
+        shown=shown,
+        environment=environment,
+        cache=out / ".cache",
+        progress=progress,
+    )
+    gradebook.write(graded, out)
+    return graded
+
+
+def check_notebook(notebook: Path, *, assignments: Path = SOURCES) -> Grade:
+    """The grade of a student's own notebook by the checks that students can see, as `grade_class` finds it.
+
+    Args:
+        notebook: of an assignment.
+        assignments: folder of the assignments' sources; without one the checks of the notebook itself count.
+
+    Raises:
+        CourseError: the notebook is of no assignment, or something needed is not installed.
+    """
+    _check_machine()
+    given = visible_assignment(notebook, assignments)
+    shown, environment = _cohort_in_view()
+    graded = grade(find_submissions([notebook], [given.name]), [given], shown=shown, environment=environment)
+    own = graded.grades[0]
+    if not own.exercises:
+        raise CourseError(f"{notebook}: {own.status}: name a notebook of an assignment")
+    return own
+
+
+def _check_machine() -> None:
+    """Before anything else: this system can limit processes, and what grading takes is installed."""
+    if os.name != "posix":
+        raise CourseError("grading limits processes as Linux and macOS can: run it there, or in WSL")
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise CourseError(f'grading needs {", ".join(missing)}: pip install "course_utils[grading]"')
+
+
+def _cohort_in_view() -> tuple[list[Path], dict[str, str]]:
+    """The built-in cohort, made once, for sandboxed kernels to read: folders to show, and their environment."""
+    root = data_root().resolve()
+    cohort = load_cohort("synthetic", root)
+    environment = {
+        "COURSE_DATASET": "synthetic",
+        "COURSE_PROFILE": "quick",
+        "COURSE_RUNS": "runs",
+        "MONAI_DATA_DIRECTORY": str(root),
+    }
+    return [root / cohort.info.folder], environment

@@ -1,0 +1,69 @@
+"""The commands `grade` and `check`; `course_utils.commands.app` finds them by the name of this module."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from course_utils.commands.settings import Settings
+from course_utils.grading import gradebook
+from course_utils.grading.classroom import SOURCES, check_notebook, grade_class
+from course_utils.grading.run import Limits
+
+
+def grade(
+    submissions: Annotated[
+        list[Path], typer.Argument(help="Notebooks, folders or zips of a learning platform.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for grades.csv, grades.json, histogram.png and feedback/.")],
+    assignments: Annotated[Path, typer.Option(help="Folder of the assignments' sources, with hidden tests.")] = SOURCES,
+    workers: Annotated[int, typer.Option(help="Submissions at a time; 0 is one a processor.", min=0)] = 0,
+    cell_timeout: Annotated[float, typer.Option(help="Seconds for a cell.", min=1)] = Limits.cell_seconds,
+    timeout: Annotated[float, typer.Option(help="Seconds for a submission.", min=1)] = Limits.seconds,
+    memory: Annotated[float, typer.Option(help="GB for a submission.", min=0.5)] = Limits.memory / 1e9,
+) -> None:
+    """Grade a class of submissions, each in a sandbox, and write a table and a page for each student.
+
+    Run again, it grades only what has changed. A student's name comes from Moodle's folders, from
+    STUDENT_02_topic.ipynb or from the folder STUDENT. Of several notebooks of one assignment the best counts.
+
+    \b
+    Example:
+      python -m course_utils grade submissions.zip --out grades
+    """
+    graded = grade_class(
+        submissions,
+        out,
+        assignments=assignments,
+        workers=workers,
+        limits=Limits(cell_timeout, timeout, int(memory * 1e9)),
+        progress=not Settings.current().quiet,
+    )
+    typer.echo(gradebook.table(graded.grades).to_string(index=False, na_rep=""))
+    if graded.denied:
+        typer.echo(
+            f"not isolated: {graded.denied}; the network and other files were in reach of the submissions", err=True
+        )
+    typer.echo(f"{len(graded.grades)} submissions; see {out / 'grades.csv'} and {out / 'feedback'}")
+
+
+def check(
+    notebook: Annotated[Path, typer.Argument(help="Your notebook of an assignment.", show_default=False)],
+    assignments: Annotated[
+        Path, typer.Option(help="Folder of the assignments' sources, where there is one.")
+    ] = SOURCES,
+) -> None:
+    """Check your own solutions: points for each exercise, by the checks that you can see.
+
+    It is what `grade` does, in the same sandbox, without the hidden tests.
+
+    \b
+    Example:
+      python -m course_utils check notebooks/assignments/02_warping.ipynb
+    """
+    own = check_notebook(notebook, assignments=assignments)
+    for exercise in own.exercises:
+        typer.echo(f"{exercise.points} of {exercise.out_of}  {exercise.title}")
+        if exercise.message:
+            typer.echo(f"        {exercise.message}")
+    typer.echo(f"{own.total} of {own.out_of} points on the visible checks")

@@ -1,0 +1,164 @@
+"""A plugin of pytest, beside nbval's: the kernel is in a sandbox, and verdicts go where it cannot reach.
+
+`pytest -p nbval.plugin -p course_utils.grading.pytest_plugin NOTEBOOK` runs in a process of its own, outside the
+sandbox. The notebook's file is deleted as soon as it has been read, before the kernel starts. What each cell came to
+is written, a line of JSON for each cell, to the pipe `GRADING_PIPE`, which no kernel inherits. A kernel that dies, or
+takes too long for a cell, ends the run; `course_utils.grading.run` decides what happens then.
+"""
+
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from queue import Empty
+from types import ModuleType
+from typing import Any, cast
+
+# ruff: noqa: E402
+# jsonschema would build a grammar of addresses, which takes a second, and which no notebook needs.
+sys.modules.setdefault("rfc3987_syntax", cast(ModuleType, None))
+
+import nbval.plugin
+import pytest
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import KernelManager
+from nbval.kernel import RunningKernel
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+from course_utils.grading.grades import KERNEL_DIED, MEMORY_LIMIT, TIME_LIMIT
+from course_utils.grading.sandbox import OUT_OF_MEMORY, end_with_parent
+from course_utils.grading.verdicts import Output, Record
+
+OWN_MEMORY = 2 << 30
+"""Bytes that this process may take: what a kernel sends fills no more."""
+
+TEXT, PICTURE, PICTURES = 20_000, 2_000_000, 6
+"""What is kept of a cell's output: characters, bytes of base64 of a picture, pictures."""
+
+
+class KernelEnded(Exception):
+    """The kernel is gone, or has to go."""
+
+
+class _Sandboxed(KernelSpecManager):
+    """The one kernel there is: its command, in a sandbox, is given from outside."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        return KernelSpec(argv=json.loads(os.environ["GRADING_KERNEL"]), display_name="graded", language="python")
+
+
+class SandboxedKernel(RunningKernel):
+    """nbval's kernel, in a sandbox: it is reached by sockets in a folder, as it has no network."""
+
+    def __init__(self, kernel_name: str, cwd: str | None = None, startup_timeout: float = 60):
+        self.km = KernelManager(
+            kernel_spec_manager=_Sandboxed(),
+            transport="ipc",
+            connection_file=os.environ["GRADING_CONNECTION"],
+        )
+        self.status = "ok"
+        self.km.start_kernel(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.kc = self.km.client()
+        self.kc.start_channels()
+        self.kc.wait_for_ready(timeout=startup_timeout)
+
+    def get_message(self, stream: str, timeout: float | None = None) -> dict[str, Any]:
+        """As nbval's, but a dead kernel is noticed at once."""
+        end = time.monotonic() + (30 if stream == "iopub" else timeout or 0)
+        while True:
+            try:
+                return super().get_message(stream, timeout=0.2)
+            except Empty:
+                if not self.km.is_alive():
+                    raise KernelEnded(self._cause()) from None
+                if time.monotonic() > end:
+                    raise KernelEnded(TIME_LIMIT) from None
+
+    def await_reply(self, msg_id: str, timeout: float | None = None) -> None:
+        end = time.monotonic() + (timeout or 0)
+        while True:
+            message = self.get_message("shell", timeout=end - time.monotonic())
+            if message["parent_header"].get("msg_id") == msg_id:
+                self.status = message["content"]["status"]
+                return
+
+    def _cause(self) -> str:
+        process = getattr(self.km.provisioner, "process", None)
+        return MEMORY_LIMIT if process is not None and process.poll() == OUT_OF_MEMORY else KERNEL_DIED
+
+
+vars(nbval.plugin)["RunningKernel"] = SandboxedKernel
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    end_with_parent()
+    resource.setrlimit(resource.RLIMIT_DATA, (OWN_MEMORY, OWN_MEMORY))
+    os.set_inheritable(_pipe(), False)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    for path in {item.path for item in session.items}:
+        path.unlink()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: IPyNbCell) -> Generator[None, object, object]:
+    """Each cell has its own limit of time; one whose kernel replied that it failed has failed, whatever it told."""
+    item.config.option.nbval_cell_timeout = item.cell.metadata.get("seconds", math.inf)
+    result = yield
+    notebook = item.getparent(IPyNbFile)
+    kernel = None if notebook is None else notebook.kernel
+    if not isinstance(kernel, SandboxedKernel) or kernel.status != "ok":
+        raise RuntimeError("the cell failed")
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: IPyNbCell, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    error = call.excinfo.value if call.excinfo else None
+    if call.when == "call" or error is not None:
+        ended = isinstance(error, KernelEnded)
+        state = "ended" if ended else "not started" if call.when == "setup" else report.outcome
+        outputs = list(_outputs(item.test_outputs or []))
+        if error is not None and not any("error" in output for output in outputs):
+            outputs.append({"error": str(error)[:TEXT], "traceback": ""})
+        _tell({"cell": item.cell_num, "state": state, "outputs": outputs})
+        if state in ("ended", "not started"):
+            item.session.shouldstop = state
+    return report
+
+
+def _outputs(outputs: Sequence[Mapping[str, Any]]) -> Iterator[Output]:
+    """What a page for the student shows of a cell's outputs: text, pictures, and how it failed."""
+    text, pictures = 0, 0
+    for output in outputs:
+        kind = output["output_type"]
+        data = output.get("data", {})
+        if kind == "error":
+            traceback = "\n".join(map(str, output["traceback"]))
+            yield {"error": f"{output['ename']}: {output['evalue']}"[:TEXT], "traceback": traceback[-TEXT:]}
+        elif "image/png" in data:
+            picture = data["image/png"]
+            if isinstance(picture, str) and len(picture) <= PICTURE and pictures < PICTURES:
+                pictures += 1
+                yield {"picture": picture}
+        elif written := str(output.get("text") or data.get("text/plain") or "")[: TEXT - text]:
+            text += len(written)
+            yield {"text": written}
+
+
+def _tell(record: Record) -> None:
+    line = json.dumps(record).encode() + b"\n"
+    while line:
+        line = line[os.write(_pipe(), line) :]
+
+
+def _pipe() -> int:
+    return int(os.environ["GRADING_PIPE"])

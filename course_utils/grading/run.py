@@ -1,0 +1,243 @@
+"""One submission under way: its notebook is run in a sandbox until every exercise has a verdict.
+
+A check's text reaches the kernel when that cell runs and not before; its file is gone by then. A cell that kills the
+kernel, or takes too long, loses its own exercise: the notebook is run again without it.
+"""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from course_utils.grading.assignments import Assignment
+from course_utils.grading.grades import (
+    FAILED,
+    KERNEL_DIED,
+    MEMORY_LIMIT,
+    MISSING,
+    NOT_RUN,
+    PASSED,
+    TIME_LIMIT,
+    ExerciseGrade,
+)
+from course_utils.grading.merge import Role, Solution, assemble
+from course_utils.grading.plan import Plan, make_plan
+from course_utils.grading.sandbox import PACKAGE, Sandbox, own_environment, python_folders
+from course_utils.grading.verdicts import NotGraded, Record, enter
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a submission may use.
+
+    Attributes:
+        cell_seconds: of a cell.
+        seconds: of the whole notebook, however often it has to be run.
+        memory: bytes of all its processes together.
+    """
+
+    cell_seconds: float = 60
+    seconds: float = 600
+    memory: int = 4_000_000_000
+
+
+LIMITS = Limits()
+"""Those of a submission for which nobody says others."""
+
+ENDED = (PASSED, FAILED)
+"""Outcomes of an exercise whose cell and check came to their end."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One submission under way."""
+
+    assignment: Assignment
+    limits: Limits
+    shown: tuple[str, ...]
+    environment: dict[str, str]
+    processor: int | None
+    isolated: bool
+    stop: threading.Event
+
+    def grade(self, solutions: Mapping[str, Solution]) -> tuple[str, list[ExerciseGrade]]:
+        """Run the notebook until every exercise has a verdict; returns the status and the exercises.
+
+        Raises:
+            NotGraded: the kernel did not start, or a cell of the assignment itself failed.
+        """
+        end = time.monotonic() + self.limits.seconds
+        exercises = {
+            exercise.grade_id: ExerciseGrade(
+                exercise.grade_id, exercise.title, exercise.points, source=solutions[exercise.grade_id].source
+            )
+            if exercise.grade_id in solutions
+            else ExerciseGrade(
+                exercise.grade_id,
+                exercise.title,
+                exercise.points,
+                outcome=MISSING,
+                message="the exercise's cell is not there",
+            )
+            for exercise in self.assignment.exercises
+        }
+        sources = {name: solution.source for name, solution in solutions.items()}
+        while waiting := {name for name, exercise in exercises.items() if exercise.outcome == NOT_RUN}:
+            notebook, roles = assemble(self.assignment, sources, waiting, self.limits.cell_seconds)
+            records = self._run(notebook, roles, self._plan(sources), end)
+            ended = enter(records, roles, exercises)
+            if ended is None:
+                break
+            fatal, reason = ended
+            if exercises[fatal].outcome == NOT_RUN:
+                exercises[fatal] = replace(exercises[fatal], outcome=reason, message=self._why(reason))
+            sources.pop(fatal, None)
+            if time.monotonic() > end:
+                break
+        graded = [
+            replace(exercise, message=f"the notebook's time limit of {self.limits.seconds:g} s had passed")
+            if exercise.outcome == NOT_RUN
+            else exercise
+            for exercise in exercises.values()
+        ]
+        notes = [f"{exercise.grade_id}: {exercise.outcome}" for exercise in graded if exercise.outcome not in ENDED]
+        notes += [f"{name}: there twice, the last counts" for name, solution in solutions.items() if solution.several]
+        return "; ".join(["graded", *notes]), graded
+
+    def _plan(self, sources: Mapping[str, str]) -> Plan:
+        code = [cell for cell in self.assignment.notebook.cells if cell.cell_type == "code"]
+        asked = {cell.metadata.nbgrader.grade_id: cell.source for cell in code if cell.metadata.nbgrader.solution}
+        return make_plan(sources, asked, [cell.source for cell in code])
+
+    def _why(self, reason: str) -> str:
+        return {
+            TIME_LIMIT: f"stopped: the cell or its check took more than {self.limits.cell_seconds:g} s",
+            MEMORY_LIMIT: f"stopped: it took more than {self.limits.memory / 1e9:g} GB of memory",
+        }.get(reason, "it ended the kernel")
+
+    def _run(self, notebook: "NotebookNode", roles: Sequence[Role], plan: Plan, end: float) -> list[Record]:
+        """Run a notebook once; what nbval told of each cell that was begun, in order."""
+        import nbformat  # of the extra `grading`
+
+        # The kernel's folder, for its sockets, is the only one that it shares; the notebook's is not seen from inside.
+        with scratch_folder() as outer, scratch_folder() as scratch:
+            path = outer / "notebook.ipynb"
+            nbformat.write(notebook, path)
+            (scratch / "plan.json").write_text(json.dumps(asdict(plan)))
+            connection = scratch / "kernel.json"
+            sandbox = Sandbox(
+                scratch=str(scratch),
+                shown=(*python_folders(), *self.shown),
+                environment=_kernel_environment() | self.environment,
+                memory=self.limits.memory,
+                seconds=int(self.limits.seconds) + 1,
+                cpu=self.processor,
+                isolated=self.isolated,
+            )
+            kernel = [sys.executable, "-m", "course_utils.grading.kernel", str(scratch / "plan.json")]
+            kernel += ["-f", str(connection)]
+            read, write = os.pipe()
+            environment = own_environment() | {
+                "GRADING_KERNEL": json.dumps(sandbox.command(kernel)),
+                "GRADING_CONNECTION": str(connection),
+                "GRADING_PIPE": str(write),
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                "JUPYTER_RUNTIME_DIR": str(outer),
+                "IPYTHONDIR": str(outer),
+            }
+            (outer / "pytest.ini").write_text("[pytest]\n")
+            command = [sys.executable, "-m", "pytest", "-q"]
+            command += ["-p", "course_utils.grading.pytest_plugin", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
+            command += ["--noconftest", "-c", str(outer / "pytest.ini"), "--nbval-lax", str(path)]
+            with open(outer / "log", "wb") as log, open(read, "rb", buffering=0) as pipe:
+                process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    cwd=outer,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[write],
+                    start_new_session=True,  # Ctrl-C is for this process, which then ends that one
+                )
+                os.close(write)
+                try:
+                    records, timed_out = self._listen(pipe, end)
+                finally:
+                    _end(process)
+            if not records:
+                told = (outer / "log").read_text(errors="replace").strip().splitlines()
+                raise NotGraded(f"pytest did not run ({told[-1] if told else 'it told nothing'})")
+            if len(records) < len(roles) and records[-1]["state"] not in ("ended", "not started"):
+                # pytest itself is gone, or was ended: by what it was running then
+                error = TIME_LIMIT if timed_out else KERNEL_DIED
+                records.append({"cell": len(records), "state": "ended", "outputs": [{"error": error}]})
+            return records
+
+    def _listen(self, pipe: FileIO, end: float) -> tuple[list[Record], bool]:
+        """What pytest writes until it closes the pipe or the notebook's time is over; whether it was over."""
+        heard = bytearray()
+        timed_out = False
+        while True:
+            if self.stop.is_set():
+                raise NotGraded("stopped")
+            if timed_out := time.monotonic() > end:
+                break
+            if select.select([pipe], [], [], 0.2)[0]:
+                part = pipe.read(1 << 16)
+                if not part:
+                    break
+                heard += part
+        whole = bytes(heard).rpartition(b"\n")[0]
+        return [json.loads(line) for line in whole.splitlines()], timed_out
+
+
+def _kernel_environment() -> dict[str, str]:
+    return {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(PACKAGE.parent),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End pytest and whatever it started."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+    process.kill()
+    process.wait()
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Generator[Path, None, None]:
+    """A folder for a run, with a short name: paths of sockets may have 100 characters."""
+    path = Path(tempfile.mkdtemp(prefix="grade-")).resolve()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,321 @@
+"""A command in a sandbox: what a student's code may see, use and reach.
+
+On Linux the command gets namespaces of its own: it sees only the folders that it is shown, all but one read-only, no
+process but its own, and no network; what it writes elsewhere goes to a small file system in memory and ends with it.
+Limits on memory, processes, file size and processor time hold on every system, and root's command runs as an ordinary
+user. Where the system denies the namespaces, `denied` says so; nothing is claimed that was not tried.
+
+`python -m course_utils.grading.sandbox JSON COMMAND...` is the launcher. It stays outside, watches the memory of all
+that runs inside, and takes it along when it ends, by whatever signal.
+"""
+
+import contextlib
+import ctypes
+import functools
+import json
+import os
+import signal
+import site
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+PACKAGE = Path(__file__).resolve().parents[1]
+"""The folder of `course_utils`."""
+
+HOME = "/home/student"
+OUT_OF_MEMORY = 86
+"""The launcher's exit code when everything inside together took more memory than it may."""
+
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/alternatives",
+)
+DEVICES = ("null", "zero", "full", "random", "urandom")
+
+_CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
+_CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+_MNT_DETACH = 2
+_AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID = -100, 0x8000, 1, 2
+_SYS_MOUNT_SETATTR = 442  # the same on every architecture; glibc knows it since 2.36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """What a command may see and use.
+
+    Attributes:
+        scratch: the one folder that it shares with the outside and may write to; the same path inside.
+        shown: files and folders that it may read, at the same paths.
+        environment: its whole environment, but for what names its home.
+        memory: bytes of all its processes together.
+        processes: how many processes and threads it may have at a time.
+        disk: bytes of a file, and of everything that it writes outside `scratch`.
+        seconds: processor time of a process.
+        cpu: the one processor that it may use, so that a busy command slows no other; None for any.
+        isolated: in namespaces of its own; see `denied`.
+    """
+
+    scratch: str
+    shown: tuple[str, ...]
+    environment: dict[str, str]
+    memory: int
+    processes: int = 96
+    disk: int = 256 << 20
+    seconds: int = 600
+    cpu: int | None = None
+    isolated: bool = True
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """`command`, to be started in this sandbox."""
+        return [sys.executable, "-m", "course_utils.grading.sandbox", json.dumps(asdict(self)), *command]
+
+
+def python_folders() -> tuple[str, ...]:
+    """What this Python and this package need to run: the interpreter, its packages and `course_utils`."""
+    # Packages may also lie outside the environment, where a .pth file of it says.
+    packages = [folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")]
+    folders = [sys.prefix, sys.base_prefix, site.getusersitepackages(), *packages, str(PACKAGE)]
+    return tuple(dict.fromkeys(folder for folder in folders if Path(folder).exists()))
+
+
+def denied(scratch: Path) -> str | None:
+    """Why a command cannot have namespaces of its own on this system, or None: found out by giving it some."""
+    if sys.platform != "linux":
+        return f"{sys.platform} has no namespaces"
+    sandbox = Sandbox(str(scratch), python_folders(), {}, memory=1 << 30)
+    trial = subprocess.run(
+        sandbox.command(["/usr/bin/env", "true"]), capture_output=True, text=True, env=own_environment()
+    )
+    return None if trial.returncode == 0 else (trial.stderr.strip().splitlines() or ["it does not say why"])[-1]
+
+
+def own_environment() -> dict[str, str]:
+    """The environment in which the launcher finds this very package."""
+    path = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def launch(sandbox: Sandbox, command: Sequence[str]) -> int:
+    """Run `command` to its end and return its exit code; 128 + n if signal n ended it, or `OUT_OF_MEMORY`."""
+    end_with_parent()
+    if sandbox.cpu is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {sandbox.cpu})
+    # Root's command runs as a user that owns nothing, and that no other command has: limits count by user.
+    user = 60000 + os.getpid() % 5000 if os.getuid() == 0 else os.getuid()
+    group = user if os.getuid() == 0 else os.getgid()
+    if os.getuid() == 0:
+        for path in (sandbox.scratch, *Path(sandbox.scratch).rglob("*")):
+            os.chown(path, user, group)
+    if sandbox.isolated:
+        _unshare(_CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS)
+    elif sys.platform == "linux":
+        _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # whoever detaches itself stays within reach
+    if (child := os.fork()) == 0:
+        _first_process(sandbox, command, user, group)
+    return _watch(child, sandbox.memory)
+
+
+def _first_process(sandbox: Sandbox, command: Sequence[str], user: int, group: int) -> None:
+    """Inside: enter the view, start the command and wait for it. All others of the namespace end with this one."""
+    try:
+        end_with_parent()
+        if sys.platform == "linux":
+            Path("/proc/self/oom_score_adj").write_text("1000")  # the first to go when the machine is out of memory
+        home = _enter(sandbox) if sandbox.isolated else _plain_home(sandbox)
+        if os.getuid() != user:
+            os.chown(home, user, group)
+        if (child := os.fork()) == 0:
+            os.chdir(home)
+            _give_up_rights(user, group)
+            _limit(sandbox)
+            names = {"HOME": home, "TMPDIR": home, "PWD": home, "USER": "student", "LOGNAME": "student"}
+            os.execvpe(command[0], list(command), sandbox.environment | names)
+        while True:
+            ended, status = os.wait()
+            if ended == child:
+                os._exit(_exit_code(status))
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def _watch(child: int, memory: int) -> int:
+    """Wait for `child`; end it, and all that it started, when together they take more than `memory`."""
+    import psutil
+
+    me = psutil.Process()
+    code = None
+    while code is None:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = _exit_code(status)
+        elif sum(_resident(process) for process in me.children(recursive=True)) > memory:
+            code = OUT_OF_MEMORY
+        else:
+            time.sleep(0.1)
+    for process in me.children(recursive=True):
+        process.kill()
+    return code
+
+
+def _resident(process: "psutil.Process") -> int:
+    import psutil
+
+    try:
+        return process.memory_info().rss
+    except psutil.Error:  # it has ended
+        return 0
+
+
+def _exit_code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _enter(sandbox: Sandbox) -> str:
+    """Replace the file system by one in memory that shows what the sandbox shows; returns the home folder in it."""
+    root = f"{sandbox.scratch}/.root"
+    os.makedirs(root, exist_ok=True)
+    _unshare(_CLONE_NEWNS)
+    _mount(None, "/", None, _MS_REC | _MS_PRIVATE)  # what is mounted from here on stays in here
+    _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={sandbox.disk},mode=755")
+    for path in SYSTEM:
+        if os.path.islink(path):
+            os.symlink(os.readlink(path), root + path)
+        elif os.path.exists(path):
+            _show(path, root)
+    # An outer folder before those in it: the inner would vanish beneath the outer.
+    for path in sorted(sandbox.shown, key=len):
+        _show(path, root)
+    for name in DEVICES:
+        _show(f"/dev/{name}", root, read_only=False)
+    os.symlink("/proc/self/fd", f"{root}/dev/fd")
+    for path, mode in {"/dev/shm": 0o1777, "/tmp": 0o1777, HOME: 0o700, "/proc": 0o555}.items():
+        os.makedirs(root + path, exist_ok=True)
+        os.chmod(root + path, mode)
+    _show(sandbox.scratch, root, read_only=False)
+    _mount("proc", f"{root}/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    os.chdir(root)
+    _call("pivot_root", b".", b".")  # the old root now lies on top of the new one: take it away
+    _call("umount2", b".", _MNT_DETACH)
+    os.chdir("/")
+    return HOME
+
+
+def _show(path: str, root: str, *, read_only: bool = True) -> None:
+    """Make `path` visible below `root`."""
+    target = root + path
+    if os.path.isdir(path):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        Path(target).touch()
+    _mount(path, target, None, _MS_BIND | (_MS_REC if read_only else 0))
+    if read_only:
+        attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID, 0, 0, 0)
+        arguments = (_AT_FDCWD, target.encode(), _AT_RECURSIVE, attributes, ctypes.sizeof(attributes))
+        _call("syscall", ctypes.c_long(_SYS_MOUNT_SETATTR), *arguments)
+
+
+def _plain_home(sandbox: Sandbox) -> str:
+    home = f"{sandbox.scratch}/home"
+    os.makedirs(home, 0o700, exist_ok=True)
+    return home
+
+
+def _unshare(namespaces: int) -> None:
+    """Leave the namespaces of the parent; whoever is not root may do so in a user namespace of their own."""
+    user, group = os.getuid(), os.getgid()
+    if user != 0 and namespaces & _CLONE_NEWPID:
+        _call("unshare", _CLONE_NEWUSER)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    _call("unshare", namespaces)
+
+
+def _give_up_rights(user: int, group: int) -> None:
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setresgid(group, group, group)
+        os.setresuid(user, user, user)
+    if sys.platform == "linux":
+        _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _limit(sandbox: Sandbox) -> None:
+    import resource  # not on Windows, where the other commands are to be imported all the same
+
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: sandbox.seconds,
+        resource.RLIMIT_DATA: sandbox.memory,  # not the address space: libraries map gigabytes that they never touch
+        resource.RLIMIT_FSIZE: sandbox.disk,
+        # A user of its own, or of a namespace, starts from 0; else what the user runs besides counts too.
+        resource.RLIMIT_NPROC: sandbox.processes + (0 if sandbox.isolated else _threads_of_user()),
+    }
+    for limit, value in limits.items():
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+
+
+def _threads_of_user() -> int:
+    import psutil
+
+    user, threads = os.getuid(), 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has ended, or is not ours to ask
+            if process.uids().real == user:
+                threads += process.num_threads()
+    return threads
+
+
+def end_with_parent() -> None:
+    """Have the kernel of the system end this process as soon as its parent has ended."""
+    if sys.platform == "linux":
+        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    names = [None if name is None else os.fsencode(name) for name in (source, target, kind)]
+    _call("mount", *names, ctypes.c_ulong(flags), None if options is None else options.encode())
+
+
+def _call(function: str, *arguments: object) -> None:
+    """Call a function of the C library.
+
+    Raises:
+        OSError: it failed; the message names it.
+    """
+    if getattr(_libc(), function)(*arguments) != 0:
+        number = ctypes.get_errno()
+        told = " ".join(argument.decode() for argument in arguments if isinstance(argument, bytes))
+        raise OSError(number, f"{function} {told}: {os.strerror(number)}".replace(" :", ":"))
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    sys.exit(launch(Sandbox(**given), sys.argv[2:]))

@@ -1,0 +1,226 @@
+"""What every registration network is: its answer, its interface, and how a checkpoint builds it again."""
+
+import abc
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from course_utils.errors import CourseError
+from course_utils.fields import integrate, invert, resize, warp
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """What a registration answers with; all of it lies on the fixed grid.
+
+    Attributes:
+        moved: The moving image, warped, `(B, C, *spatial)`.
+        displacement: `(B, N, *spatial)`, voxels, float32: `moved(x) = moving(x + u(x))`.
+        velocity: `(B, N, *spatial)`, voxels, float32, where the displacement is `exp(velocity)`; None where the method
+            knows no velocity.
+        extras: Whatever else a method gives, by name, for its own objective: a variance, a mask, an attention map.
+    """
+
+    moved: Tensor
+    displacement: Tensor
+    velocity: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def inverse(self) -> Tensor:
+        """The displacement of the inverse map, `(B, N, *spatial)` in voxels of the same grid.
+
+        With a velocity it is `exp(-velocity)`. Without one the displacement is inverted by fixed-point iteration, which
+        is right wherever neighbouring displacements differ by less than their distance (see `fields.invert`).
+        """
+        return invert(self.displacement) if self.velocity is None else integrate(-self.velocity)
+
+
+class RegistrationNetwork(nn.Module, abc.ABC):
+    """A network that registers a moving to a fixed image; a subclass has arguments of its own.
+
+    A subclass that `architecture` names can be written to a checkpoint and built again from it.
+
+    Attributes:
+        spatial_dims: 2 or 3.
+        spec: The name of the architecture and the arguments that it was made with.
+    """
+
+    spatial_dims: int
+    spec: "NetworkSpec"
+
+    @abc.abstractmethod
+    def forward(self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
+        """Register `moving` to `fixed`.
+
+        Args:
+            moving: `(B, 1, *spatial)`.
+            fixed: of the same shape.
+            condition: `(B, K)`, numbers that the answer shall depend on, such as a weight of the smoothness or an age;
+                None for networks without.
+
+        Raises:
+            ValueError: the images are not of one shape and of the network's dimension, or there is a condition that the
+                network does not take.
+        """
+
+    def check_images(self, moving: Tensor, fixed: Tensor) -> None:
+        """Raise ValueError unless both images are `(B, 1, *spatial)`, of one shape and of the network's dimension."""
+        if moving.shape != fixed.shape or moving.ndim != self.spatial_dims + 2 or moving.shape[1] != 1:
+            raise ValueError(
+                f"moving and fixed are both (B, 1) and {self.spatial_dims} axes, on one common grid; "
+                f"got {tuple(moving.shape)} and {tuple(fixed.shape)}"
+            )
+
+
+ARCHITECTURES: dict[str, type[RegistrationNetwork]] = {}
+"""The networks that a checkpoint can name; `architecture` adds to them."""
+
+Network = TypeVar("Network", bound=RegistrationNetwork)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """All that it takes to build a network, but for its weights.
+
+    Attributes:
+        architecture: a name out of `ARCHITECTURES`.
+        arguments: of the class of that name: numbers, strings, truth values, and lists of them.
+    """
+
+    architecture: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, seed: int = 0) -> RegistrationNetwork:
+        """The untrained network. The same seed gives the same weights, and the global generator is left alone.
+
+        Raises:
+            CourseError: there is no such architecture, or it does not take these arguments.
+        """
+        if self.architecture not in ARCHITECTURES:
+            raise CourseError(
+                f"architecture={self.architecture!r} is not one of {', '.join(ARCHITECTURES)}: change it, or import "
+                "the module that defines it first"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                return ARCHITECTURES[self.architecture](**self.arguments)
+            except (TypeError, ValueError) as error:
+                raise CourseError(f"a network '{self.architecture}' cannot be built ({error}): change it") from error
+
+
+def architecture(name: str) -> Callable[[type[Network]], type[Network]]:
+    """Class decorator: enter a network into `ARCHITECTURES`, and let each remember the arguments it was made with.
+
+    The arguments of the class must be plain values: numbers, strings, truth values, and sequences of them.
+    """
+
+    def enter(cls: type[Network]) -> type[Network]:
+        initialise = cls.__init__
+        signature = inspect.signature(initialise)
+
+        @functools.wraps(initialise)
+        def remembering(self: Network, *args: Any, **kwargs: Any) -> None:
+            initialise(self, *args, **kwargs)
+            given = signature.bind(self, *args, **kwargs)
+            given.apply_defaults()
+            arguments = {key: _plain(value) for key, value in given.arguments.items() if key != "self"}
+            self.spec = NetworkSpec(name, arguments)
+
+        setattr(cls, "__init__", remembering)  # noqa: B010, an assignment would not pass the type checker
+        ARCHITECTURES[name] = cls
+        return cls
+
+    return enter
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+class VelocityNetwork(RegistrationNetwork):
+    """What networks share that predict a stationary velocity field.
+
+    The velocity is integrated where it was predicted, the displacement is brought to the images' grid, and the moving
+    image is warped. Any image size works: sizes that the levels do not divide are padded by repeating the edge, and
+    cropped again.
+
+    Args:
+        spatial_dims: 2 or 3.
+        levels: How many resolutions the network has; every level halves the one before.
+        half_resolution: Predict and integrate the velocity on a grid of half the size, then resize the displacement.
+        integration_steps: Squarings in `fields.integrate`; 0 predicts a displacement, and there is no velocity.
+
+    Attributes:
+        first_stride: 1, or 2 at half resolution: what the first level reduces the images by.
+        divisor: What `predict` needs the images' sizes to be multiples of.
+
+    Source: Dalca et al., Unsupervised learning of probabilistic diffeomorphic registration, Medical Image Analysis 57,
+    2019 (velocity fields, integrated at half resolution).
+    """
+
+    def __init__(self, spatial_dims: int, levels: int, *, half_resolution: bool, integration_steps: int) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims is 2 or 3, not {spatial_dims}")
+        if integration_steps < 0:
+            raise ValueError(f"integration_steps is the number of squarings, 0 or more, not {integration_steps}")
+        self.spatial_dims = spatial_dims
+        self.integration_steps = integration_steps
+        self.first_stride = 2 if half_resolution else 1
+        self.divisor = self.first_stride * 2 ** (levels - 1)
+
+    @abc.abstractmethod
+    def predict(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:
+        """What is to be integrated, `(B, N, *spatial / first_stride)` float32, voxels of that grid.
+
+        The images' sizes are multiples of `divisor`.
+        """
+
+    def forward(self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
+        """See `RegistrationNetwork.forward`."""
+        self.check_images(moving, fixed)
+        spatial = moving.shape[2:]
+        padded = [-(-n // self.divisor) * self.divisor for n in spatial]
+        source, target = moving, fixed
+        if list(spatial) != padded:
+            margins = [m for n, p in zip(reversed(spatial), reversed(padded), strict=True) for m in (0, p - n)]
+            source, target = (F.pad(image, margins, mode="replicate") for image in (moving, fixed))
+        with self._trusted_precision(source):
+            predicted = self.predict(source, target, condition)
+        inside = (..., *(slice(n) for n in spatial))
+        displacement = resize(self.exponential(predicted), padded)[inside]
+        velocity = resize(predicted, padded)[inside] if self.integration_steps else None
+        return Registration(warp(moving, displacement), displacement, velocity)
+
+    def exponential(self, velocity: Tensor, most: int | None = None) -> Tensor:
+        """The displacement of a predicted field, with `most` squarings at most; itself without integration."""
+        steps = self.integration_steps if most is None else min(most, self.integration_steps)
+        return integrate(velocity, steps) if steps else velocity
+
+    def _trusted_precision(self, image: Tensor) -> contextlib.AbstractContextManager[Any]:
+        # On CPUs, oneDNN's bfloat16 gradient of a convolution's weights is wrong, and at times not finite, where the
+        # grid has fewer than 3 slices. Volumes that small gain nothing from bfloat16.
+        coarsest = min(image.shape[2:]) // self.divisor
+        if image.device.type == "cpu" and coarsest < 3 and torch.is_autocast_enabled("cpu"):
+            return torch.autocast("cpu", enabled=False)
+        return contextlib.nullcontext()
+
+
+def check_levels(features: Sequence[int]) -> None:
+    """Raise ValueError unless there are two levels or more."""
+    if len(features) < 2:
+        raise ValueError(f"a network needs at least two levels, not features={tuple(features)}")
+
+
+def refuse_condition(condition: Tensor | None) -> None:
+    """Raise ValueError where a network that depends on the two images alone is given a condition."""
+    if condition is not None:
+        raise ValueError("this network takes no condition: leave it out, or choose a conditional architecture")

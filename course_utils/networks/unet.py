@@ -1,0 +1,59 @@
+"""The U-Net, in 2-D and 3-D."""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from course_utils.networks.blocks import convolution_block
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with skip connections; the output has the resolution of the first level.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the input.
+        features: Channels of each level, finest first; every level halves the resolution of the one before.
+        first_stride: 1 lets the first level work at the input's resolution, 2 at half of it. At half resolution a 3-D
+            network does an eighth of the work, and the finest level is where most of the time goes.
+        instance_norm: Normalise each channel of each image between convolution and activation.
+
+    Attributes:
+        divisor: What the input's sizes must be multiples of.
+
+    Source: Ronneberger et al., U-Net: convolutional networks for biomedical image segmentation, MICCAI 2015.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        features: Sequence[int],
+        *,
+        first_stride: int = 1,
+        instance_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm)
+        self.divisor = first_stride * 2 ** (len(features) - 1)
+        widths = [in_channels, *features]
+        strides = [first_stride] + [2] * (len(features) - 1)
+        self.encoder = nn.ModuleList(block(widths[i], widths[i + 1], stride=stride) for i, stride in enumerate(strides))
+        self.decoder = nn.ModuleList(
+            block(coarse + fine, fine) for fine, coarse in zip(features[-2::-1], features[:0:-1], strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, in_channels, *spatial)` to `(B, features[0], *spatial / first_stride)`."""
+        skips = []
+        for level in self.encoder:
+            x = level(x)
+            skips.append(x)
+        skips.pop()
+        for level in self.decoder:
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = level(torch.cat([x, skips.pop()], dim=1))
+        return x

@@ -1,0 +1,125 @@
+"""The terms of a loss: similarities with their default weights, regularisers, overlap of labels, folding."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from course_utils import losses
+from course_utils.errors import CourseError
+from course_utils.fields import warp
+from course_utils.networks import Registration
+from course_utils.objectives.base import Batch, Term
+
+NOTHING: frozenset[str] = frozenset()
+LABELS = frozenset({"moving_label", "fixed_label"})
+
+# --- similarities -----------------------------------------------------------------------------------------------------
+
+
+class Similarity(Term, Protocol):
+    """A term that compares the two images.
+
+    Attributes:
+        smoothness: Weight of the velocity's regulariser where the user gives none. It depends on the scale of the
+            similarity and, all terms being means over voxels, on nothing else.
+        refinement: The same for instance optimisation, where only a change on a coarse grid is kept smooth.
+    """
+
+    smoothness: ClassVar[float]
+    refinement: ClassVar[float]
+
+
+@dataclass(frozen=True)
+class NCC:
+    """Local correlation of moved and fixed image, see `losses.ncc_loss`.
+
+    Attributes:
+        window: Side of the cube that is compared, voxels.
+    """
+
+    window: int = 9
+    needs: ClassVar[frozenset[str]] = NOTHING
+    smoothness: ClassVar[float] = 2.0
+    refinement: ClassVar[float] = 1.0
+
+    def __call__(self, registration: Registration, batch: Batch) -> Tensor:
+        """See `Term`."""
+        return losses.ncc_loss(registration.moved, batch["fixed"], self.window)
+
+
+@dataclass(frozen=True)
+class SSD:
+    """Mean squared difference of moved and fixed image, see `losses.ssd_loss`."""
+
+    needs: ClassVar[frozenset[str]] = NOTHING
+    smoothness: ClassVar[float] = 0.25
+    refinement: ClassVar[float] = 0.2
+
+    def __call__(self, registration: Registration, batch: Batch) -> Tensor:
+        """See `Term`."""
+        return losses.ssd_loss(registration.moved, batch["fixed"])
+
+
+SIMILARITIES: dict[str, Callable[[], Similarity]] = {"ncc": NCC, "ssd": SSD}
+"""The one place of similarities; each knows its default weights."""
+
+# --- regularisers -----------------------------------------------------------------------------------------------------
+
+REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "diffusion": losses.diffusion_loss,
+    "bending": losses.bending_loss,
+}
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """Roughness of the velocity or, where a network predicts none, of the displacement.
+
+    Attributes:
+        regulariser: a name out of `REGULARISERS`.
+    """
+
+    regulariser: str = "diffusion"
+    needs: ClassVar[frozenset[str]] = NOTHING
+
+    def __call__(self, registration: Registration, batch: Batch) -> Tensor:
+        """See `Term`."""
+        field = registration.displacement if registration.velocity is None else registration.velocity
+        return REGULARISERS[self.regulariser](field)
+
+
+# --- labels, folding --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Soft Dice loss of the structures that a label map has, see `losses.soft_dice_loss`.
+
+    Attributes:
+        labels: Values of the structures.
+    """
+
+    labels: tuple[int, ...]
+    needs: ClassVar[frozenset[str]] = LABELS
+
+    def __call__(self, registration: Registration, batch: Batch) -> Tensor:
+        """See `Term`. Raises CourseError where a pair of the batch has no labels."""
+        if "fixed_label" not in batch:
+            raise CourseError(
+                f"not all of {', '.join(batch['name'])} have labels: leave out subjects without, or take dice_weight 0"
+            )
+        moving, fixed = (losses.one_hot(batch[key], self.labels) for key in ("moving_label", "fixed_label"))
+        return losses.soft_dice_loss(warp(moving, registration.displacement), fixed)
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Penalty on negative Jacobian determinants, see `losses.jacobian_loss`."""
+
+    needs: ClassVar[frozenset[str]] = NOTHING
+
+    def __call__(self, registration: Registration, batch: Batch) -> Tensor:
+        """See `Term`."""
+        return losses.jacobian_loss(registration.displacement)

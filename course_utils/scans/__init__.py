@@ -1,0 +1,1 @@
+"""One pair of scans from files to files, and the ways to other programs."""

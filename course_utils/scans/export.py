@@ -1,0 +1,229 @@
+"""Copies of a trained network for other programs: an ONNX graph, and a MONAI bundle.
+
+TorchScript is not offered: PyTorch deprecates it, and a traced `grid_sample` keeps the device of its first input.
+ONNX has had `GridSample` for volumes since its operator set 20.
+"""
+
+import importlib.metadata
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.checkpoint import Checkpoint
+from course_utils.errors import CourseError
+from course_utils.files import check_writable, replacing, save_tensors
+from course_utils.model_card import card, describe, sha256
+from course_utils.networks import RegistrationNetwork
+
+ONNX_OPSET = 20
+"""The first operator set that samples volumes."""
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+"""Of a bundle's metadata; what `python -m monai.bundle verify_metadata` downloads."""
+
+# --- ONNX -------------------------------------------------------------------------------------------------------------
+
+
+class _Outputs(nn.Module):
+    """What an ONNX graph answers: moved image and displacement."""
+
+    def __init__(self, network: RegistrationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+        registration = self.network(moving, fixed)
+        return registration.moved, registration.displacement
+
+
+def export_onnx(model: str | Path, out: str | Path) -> None:
+    """Write a network as an ONNX graph: inputs `moving` and `fixed`, outputs `moved` and `displacement`.
+
+    The graph is for one pair on the grid that the network was trained on, `(1, 1, *shape)`; a runtime refuses any
+    other shape. Images must be on that grid and normalised as the graph's metadata says, key `course_utils`.
+
+    Raises:
+        CourseError: the packages onnx and onnxscript are missing, `model` is not a checkpoint, or `out` cannot be
+            written.
+    """
+    description = describe(model)
+    try:
+        import onnxscript  # noqa: F401, what torch.onnx needs and does not install
+    except ImportError as error:
+        raise CourseError("ONNX needs two more packages: pip install onnx onnxscript") from error
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that nothing here uses
+    pair = torch.zeros(2, 1, 1, *description["shape"])
+    program = torch.onnx.export(
+        _Outputs(Checkpoint.load(model).model()).eval(),
+        (pair[0], pair[1]),
+        dynamo=True,
+        opset_version=ONNX_OPSET,
+        input_names=["moving", "fixed"],
+        output_names=["moved", "displacement"],
+        verbose=False,
+    )
+    assert program is not None  # it is, where dynamo is asked for
+    program.model.metadata_props["course_utils"] = json.dumps(description)
+    content = program.model_proto.SerializeToString()
+    with replacing(Path(out)) as partial:
+        partial.write_bytes(content)
+
+
+# --- MONAI bundle -----------------------------------------------------------------------------------------------------
+
+
+class PairNetwork(nn.Module):
+    """A registration network as MONAI's tools expect one: one tensor in, one out.
+
+    Args:
+        network: as in `course_utils.networks.RegistrationNetwork`.
+    """
+
+    def __init__(self, network: RegistrationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`(B, 2, *spatial)`, moving and fixed, to the displacement `(B, N, *spatial)` in voxels."""
+        return self.network(image[:, :1], image[:, 1:]).displacement
+
+
+def export_bundle(model: str | Path, out: str | Path) -> None:
+    """Write a network as a MONAI bundle: a folder with weights, metadata, an inference configuration and a card.
+
+    Run by MONAI, it brings two files to the common grid and writes the displacement, as its README says. It imports
+    `course_utils`; its weights are a state dictionary of tensors.
+
+    Raises:
+        CourseError: `model` is not a checkpoint, or `out` exists or cannot be written.
+
+    Source: MONAI bundle specification, https://docs.monai.io/en/stable/mb_specification.html.
+    """
+    out = Path(out)
+    if out.exists():
+        raise CourseError(f"{out} exists: remove it, or choose another folder for the bundle")
+    checkpoint, description = Checkpoint.load(model), describe(model)
+    with replacing(out) as partial:
+        for folder in ("configs", "models", "docs"):
+            (partial / folder).mkdir(parents=True, exist_ok=True)
+        weights = partial / "models" / "model.pt"
+        save_tensors(PairNetwork(checkpoint.model()).state_dict(), weights)
+        description |= {"weights": "models/model.pt", "sha256": sha256(weights)}
+        for name, content in (("metadata", _metadata(description)), ("inference", _inference(checkpoint))):
+            (partial / "configs" / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+        (partial / "docs" / "README.md").write_text(card(description, BUNDLE_USE))
+        (partial / "docs" / "data_license.txt").write_text(f"{description['data_set']}: {description['licence']}\n")
+
+
+BUNDLE_USE = """In the bundle's folder, with MONAI, fire and `course_utils` installed:
+
+    python -m monai.bundle run --config_file configs/inference.json \\
+        --moving MOVING.nii.gz --fixed FIXED.nii.gz --output displacement.npy
+
+`displacement.npy` is (axes, *shape) on the common grid. All options of the training are in `configs/metadata.json`."""
+
+
+def _metadata(description: Mapping[str, Any]) -> dict[str, Any]:
+    shape, dims = description["shape"], len(description["shape"])
+    tensor = {"type": "image", "spatial_shape": shape, "dtype": "float32", "is_patch_data": False}
+    return {
+        "schema": SCHEMA,
+        "version": "1.0.0",
+        "changelog": {"1.0.0": "exported"},
+        **{
+            f"{name}_version": importlib.metadata.version(package).split("+")[0]
+            for name, package in (("monai", "monai"), ("pytorch", "torch"), ("numpy", "numpy"))
+        },
+        "required_packages_version": {"course_utils": description["course_utils"], "nibabel": "5.2.0"},
+        "task": "Deformable registration of two images",
+        "description": f"Trained on {description['data_set']}: two images to a displacement field",
+        "authors": "the user who trained it",
+        "copyright": f"data: {description['licence']}",
+        "data_source": description["data_set"],
+        "data_type": "nifti",
+        "references": [description["citation"]],
+        "intended_use": "Research and teaching; not a medical device",
+        "eval_metrics": description["validation"],
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    **tensor,
+                    "format": "magnitude",
+                    "num_channels": 2,
+                    "value_range": [0, 1],
+                    "channel_def": {"0": "moving", "1": "fixed"},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    **tensor,
+                    "format": "raw",
+                    "num_channels": dims,
+                    "value_range": [],
+                    "channel_def": {str(axis): f"displacement along axis {axis}, voxels" for axis in range(dims)},
+                }
+            },
+        },
+        "course_utils": dict(description),
+    }
+
+
+def _inference(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "imports": [
+            "$import numpy",
+            "$import torch",
+            "$from course_utils.data.recipe import Recipe",
+            "$from course_utils.networks import NetworkSpec",
+        ],
+        "bundle_root": ".",
+        "moving": "moving.nii.gz",
+        "fixed": "fixed.nii.gz",
+        "output": "$@bundle_root + '/displacement.npy'",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "architecture": checkpoint.network.architecture,
+        "arguments": dict(checkpoint.network.arguments),
+        "recipe": checkpoint.card.recipe.to_dict(),
+        "network_def": {
+            "_target_": "course_utils.scans.export.PairNetwork",
+            "network": "$NetworkSpec(@architecture, @arguments).build()",
+        },
+        "network": "$@network_def.to(@device).eval().requires_grad_(False)",
+        "moving_image": "$Recipe.from_dict(@recipe).load(@moving)['image']",
+        "fixed_image": "$Recipe.from_dict(@recipe).load(@fixed)['image']",
+        "image": "$torch.cat([@moving_image, @fixed_image])[None].to(@device)",
+        "inferer": {"_target_": "SimpleInferer"},
+        "run": [
+            "$@network.load_state_dict(torch.load(@bundle_root + '/models/model.pt', @device, weights_only=True))",
+            "$numpy.save(@output, @inferer(@image, @network)[0].cpu().numpy())",
+        ],
+    }
+
+
+FORMATS: dict[str, Callable[[str | Path, str | Path], None]] = {"bundle": export_bundle, "onnx": export_onnx}
+"""What `export` writes, by name."""
+
+
+def export(model: str | Path, out: str | Path, file_format: str = "bundle") -> None:
+    """Write a trained network for other programs.
+
+    Args:
+        model: A checkpoint.
+        out: The new folder of a bundle, or the file of an ONNX graph.
+        file_format: A name out of `FORMATS`.
+
+    Raises:
+        CourseError: see `export_bundle` and `export_onnx`.
+    """
+    out = Path(out)
+    if file_format not in FORMATS:
+        raise CourseError(f"no export called '{file_format}': choose from {', '.join(FORMATS)}")
+    if file_format == "onnx":
+        check_writable(out, "model.onnx")
+    elif not out.parent.is_dir():
+        raise CourseError(f"{out.parent} is not a folder: make it, or choose another --out")
+    FORMATS[file_format](model, out)

@@ -1,0 +1,378 @@
+"""One loop that trains every network on every objective, for the notebooks and the command line.
+
+Everything that happens at a step follows from the configuration and the step's number (the pairs come by index, the
+learning rate by progress, random numbers from a seed of the step), so a run that was killed and resumed gives the
+numbers of one that was not.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from course_utils import metrics
+from course_utils.checkpoint import Checkpoint, read_state
+from course_utils.data.card import DataCard
+from course_utils.data.loading import PairDataset, loader
+from course_utils.errors import CourseError
+from course_utils.fields import warp
+from course_utils.files import replacing
+from course_utils.networks import RegistrationNetwork
+from course_utils.objectives import Objective, Outcome
+from course_utils.schedule import half_cosine, warm_up
+from course_utils.training.config import TrainConfig, precision
+from course_utils.training.hooks import Hook, TensorBoard
+from course_utils.training.models import MixedPrecision, Motionless
+
+CHECKPOINT_SECONDS = 30
+"""At most this much work is lost when a run is killed."""
+COMPARED = 10
+"""Every so many steps a batch's loss is compared with that of doing nothing, to tell a run that diverges."""
+VALIDATION_SEED = 2**31
+"""Where the seeds of validation pairs begin, beyond those of any step."""
+
+
+class Result(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+        model: The best network, in evaluation mode, on the device.
+        history: A row a step: `step`, `loss`, the terms of the objective, `learning_rate`, `seconds` and, where the
+            network was validated, `validation_*`.
+        best: File of the network that did best on the validation pairs.
+        last: File that the run can be resumed from.
+    """
+
+    model: RegistrationNetwork
+    history: pd.DataFrame
+    best: Path
+    last: Path
+
+
+def fit(
+    model: RegistrationNetwork,
+    objective: Objective,
+    train: PairDataset,
+    validation: PairDataset,
+    out: str | Path,
+    config: TrainConfig,
+    *,
+    card: DataCard,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    resume: bool = False,
+    hooks: Sequence[Hook] | None = None,
+) -> Result:
+    """Train a registration network and keep the best of it.
+
+    Args:
+        model: The network to train, of an architecture that has a name (see `networks.architecture`). It is moved to
+            the device and changed.
+        objective: What is minimised.
+        train: The training pairs, taken in their order; as many as the budget may need (pairs are lazy, so
+            `cohort.pairs("train", count=10**9)` costs nothing).
+        validation: A few pairs of other subjects. The network with the highest mean Dice on them is the best; without
+            labels, the one with the lowest similarity loss (the lowest loss, where no term is called `similarity`).
+        out: Folder for `best.pt`, `last.pt`, `history.csv` and TensorBoard's files.
+        config: The budget, the optimiser, the precision.
+        card: Of the data; stored with the weights.
+        device: Where to train.
+        workers: Processes that load pairs.
+        resume: Go on from `out/last.pt`.
+        hooks: What looks on; None is `TensorBoard` alone.
+
+    Raises:
+        CourseError: `out` holds a run already, or none to resume, or one of another configuration; the pairs lack what
+            the objective needs; the loss is not finite, or climbs; the disk is full. The checkpoints written until then
+            stay.
+        KeyboardInterrupt: Ctrl-C, after the current step has been finished and `last.pt` written.
+    """
+    stop = len(train) if config.steps is None else config.steps * config.batch_size
+    if stop > len(train):
+        raise CourseError(
+            f"{config.steps} steps of {config.batch_size} need {stop} training pairs, not {len(train)}: ask for more"
+        )
+    missing = sorted(objective.needs - train[0].keys())
+    if missing:
+        raise CourseError(f"the objective needs {', '.join(missing)} and the training pairs have none: add them")
+    run = _TrainingRun(model, objective, config, Path(out), card, torch.device(device), hooks)
+    run.resume() if resume else run.begin()
+    with run.watched(), _ctrl_c() as interrupted:
+        # Within _ctrl_c, so that processes that load pairs leave Ctrl-C to this one.
+        batches = iter(loader(train, config.batch_size, run.step * config.batch_size, stop, workers))
+        while run.progress < 1:
+            batch = next(batches, None)
+            if batch is None:
+                run.save("last.pt")
+                raise CourseError(f"the {len(train)} training pairs ended before the minutes did: give more pairs")
+            row = run.train_step(batch)
+            if run.step == 1 or run.progress >= run.next_validation:
+                row |= run.validate(validation)
+            run.note(row)
+            if run.progress >= 1 or interrupted.is_set() or time.monotonic() - run.saved_at > CHECKPOINT_SECONDS:
+                run.save("last.pt")
+            if interrupted.is_set():
+                raise KeyboardInterrupt(
+                    f"stopped by Ctrl-C and saved at step {run.step}: go on with --resume, or resume=True"
+                )
+    with replacing(run.out / "history.csv") as partial:
+        pd.DataFrame(run.history).to_csv(partial, index=False)
+    best = Checkpoint.load(run.out / "best.pt").model().to(run.device)
+    return Result(best, pd.DataFrame(run.history), run.out / "best.pt", run.out / "last.pt")
+
+
+class _TrainingRun:
+    """The state of a run: everything that a checkpoint holds."""
+
+    def __init__(
+        self,
+        model: RegistrationNetwork,
+        objective: Objective,
+        config: TrainConfig,
+        out: Path,
+        card: DataCard,
+        device: torch.device,
+        hooks: Sequence[Hook] | None,
+    ) -> None:
+        if not hasattr(model, "spec"):
+            raise CourseError(
+                f"the network {type(model).__name__} has no name that a checkpoint could hold: decorate its class with "
+                "course_utils.networks.architecture"
+            )
+        self.objective, self.config, self.out, self.card, self.device = objective, config, out, card, device
+        self.hooks = [TensorBoard()] if hooks is None else list(hooks)
+        dtype = precision(config.amp, device)
+        self.model = model.to(device)
+        self.callable = MixedPrecision(self.model, device, dtype)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), config.learning_rate)
+        # Gradients of float16 activations underflow unless the loss is scaled up; bfloat16 has float32's range.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+        self.step = 0
+        self.seconds = 0.0
+        self.score = self.best_score = -math.inf
+        self.metrics: dict[str, float] = {}
+        self.next_validation = 1 / config.validations
+        self.excess = 0.0
+        self.history: list[dict[str, float]] = []
+
+    # --- beginning, saving, going on ---
+
+    def begin(self) -> None:
+        if (self.out / "last.pt").exists():
+            raise CourseError(f"{self.out} holds a run already: resume it, or choose another folder")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CourseError(f"{self.out} cannot be made ({error.strerror}): choose another folder") from error
+        self.save("last.pt")
+        self.started = time.monotonic()
+
+    def resume(self) -> None:
+        path = self.out / "last.pt"
+        if not path.is_file():
+            raise CourseError(f"{self.out} holds no run to resume: begin one there, or name its folder")
+        state = read_state(path)
+        mine, its = self._options(self._checkpoint()), self._options(Checkpoint.from_dict(state, path))
+        was = ", ".join(f"{name}={its.get(name)!r}" for name in {**mine, **its} if its.get(name) != mine.get(name))
+        if was:
+            raise CourseError(
+                f"the run in {self.out} was begun with {was}: resume it with that, or start another folder"
+            )
+        self.model.load_state_dict(state["weights"])
+        self.step, self.score, self.metrics = state["step"], state["score"], state["metrics"]
+        run = state["run"]
+        self.optimizer.load_state_dict(run["optimizer"])
+        if run["scaler"]:  # empty where the run was begun without float16
+            self.scaler.load_state_dict(run["scaler"])
+        self.seconds, self.history, self.best_score = run["seconds"], run["history"], run["best_score"]
+        self.next_validation, self.excess = run["next_validation"], run["excess"]
+        self.started = self.saved_at = time.monotonic()
+        self.started -= self.seconds
+
+    @staticmethod
+    def _options(checkpoint: Checkpoint) -> dict[str, Any]:
+        """What a resumed run must have been begun with, by name."""
+        network = {"architecture": checkpoint.network.architecture, **checkpoint.network.arguments}
+        card = {name: value for name, value in checkpoint.card.to_dict().items() if name not in ("licence", "citation")}
+        return {**network, **checkpoint.objective, **checkpoint.config, **card}
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            self.model.spec,
+            self.model.state_dict(),
+            self.card,
+            self.objective.describe(),
+            dataclasses.asdict(self.config),
+            self.step,
+            self.score,
+            self.metrics,
+        )
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint under its name, whole or not at all."""
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise self._failure("the weights are no longer finite")
+        run = None
+        if name == "last.pt":
+            for hook in self.hooks if self.step else ():
+                hook.saving()
+            run = {
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "seconds": self.seconds,
+                "best_score": self.best_score,
+                "next_validation": self.next_validation,
+                "excess": self.excess,
+                "history": self.history,
+            }
+        self._checkpoint().save(self.out / name, run=run)
+        self.saved_at = time.monotonic()
+
+    # --- who looks on ---
+
+    @contextlib.contextmanager
+    def watched(self) -> Generator[None]:
+        with contextlib.ExitStack() as stack:
+            for hook in self.hooks:
+                stack.enter_context(hook.watching(self.out, self.step))
+            yield
+
+    def note(self, row: dict[str, float]) -> None:
+        self.history.append(row)
+        for hook in self.hooks:
+            hook.stepped(row, self.progress)
+
+    # --- a step ---
+
+    @property
+    def progress(self) -> float:
+        """How much of the budget is spent, 0 to 1."""
+        return self.config.progress(self.step, self.seconds)
+
+    def learning_rate(self) -> float:
+        """Of the coming step."""
+        return self.config.learning_rate * warm_up(self.step) * half_cosine(self.progress)
+
+    def train_step(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        learning_rate = self.learning_rate()
+        self.step += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.model.train()
+        batch = self._on_device(batch)
+        with _seeded(self.config.seed, self.step, self.device):
+            outcome = self.objective(self.callable, batch)
+        row = {"step": self.step, "loss": outcome.loss.item()}
+        row |= {name: term.item() for name, term in outcome.terms.items()}
+        if not math.isfinite(row["loss"]):
+            raise self._failure("the loss is not finite")
+        self._check_diverging(row["loss"], batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(outcome.loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.seconds = time.monotonic() - self.started
+        return row | {"learning_rate": learning_rate, "seconds": self.seconds}
+
+    def _on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+
+    @torch.no_grad()
+    def _check_diverging(self, loss: float, batch: Mapping[str, Any]) -> None:
+        """A network starts at the identity: losing to it, on the same pairs, is what only a lost run does.
+
+        The margin is a quarter, and is averaged over the last comparisons: single pairs differ too much.
+        """
+        if self.step == 1:
+            self.excess = -0.25 * loss
+        if self.step % COMPARED:
+            return
+        with _seeded(self.config.seed, self.step, self.device):
+            nothing = self.objective(Motionless(self.model), batch).loss.item()
+        self.excess = 0.8 * self.excess + 0.2 * (loss - 1.25 * nothing)
+        if self.excess > 0:
+            raise self._failure(f"the run diverges, its loss is {loss:.4g} where doing nothing has {nothing:.4g}")
+
+    def _failure(self, what: str) -> CourseError:
+        kept = "best.pt keeps the best network" if (self.out / "best.pt").exists() else "no network was good yet"
+        return CourseError(
+            f"step {self.step}: {what}; lower the learning rate ({self.config.learning_rate:g}) or raise the weight of "
+            f"the smoothness, check the images for NaN, and start again in another folder; in {self.out} {kept}"
+        )
+
+    # --- validation ---
+
+    @torch.inference_mode()
+    def validate(self, pairs: PairDataset) -> dict[str, float]:
+        """Means over the validation pairs; a new best is kept as `best.pt`."""
+        self.model.eval()
+        rows = []
+        for index, batch in enumerate(loader(pairs, 1)):
+            batch = self._on_device(batch)
+            with _seeded(self.config.seed, VALIDATION_SEED + index, self.device):
+                outcome = self.objective(self.callable, batch)
+            rows.append(self._measure(outcome, batch))
+            if index == 0:
+                for hook in self.hooks:
+                    hook.validated(self.step, batch, outcome)
+        self.metrics = {str(name): float(value) for name, value in pd.DataFrame(rows).mean().items()}
+        known = {name: value for name, value in self.metrics.items() if not math.isnan(value)}
+        self.score = known.get("dice", -known.get("similarity", known.get("loss", math.inf)))
+        if self.score > self.best_score:
+            self.best_score = self.score
+            self.save("best.pt")
+        validations = self.config.validations
+        self.next_validation = min(1.0, (math.floor(self.progress * validations + 1e-9) + 1) / validations)
+        return {f"validation_{name}": value for name, value in self.metrics.items()}
+
+    def _measure(self, outcome: Outcome, batch: Mapping[str, Any]) -> dict[str, float]:
+        row = {"loss": outcome.loss.item()} | {name: term.item() for name, term in outcome.terms.items()}
+        if outcome.registration is None:
+            return row
+        displacement = outcome.registration.displacement
+        row["folding_percent"] = metrics.folding_percent(displacement).item()
+        if "fixed_label" in batch and self.card.labels:
+            moved = warp(batch["moving_label"], displacement, mode="nearest", padding="zeros")
+            row["dice"] = metrics.dice(moved, batch["fixed_label"], list(self.card.labels)).nanmean().item()
+        return row
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, number: int, device: torch.device) -> Generator[None]:
+    """Random numbers within follow from the two numbers; the global generators are left as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed((seed << 32) + number)
+        yield
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Generator[threading.Event]:
+    """An event that Ctrl-C sets, so that a step is finished and saved before the run ends; a second ends it at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may handle signals; elsewhere Ctrl-C stays what it is
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,126 @@
+"""What is graded, what is remembered, and what happens where the machine or the grader itself fails."""
+
+import nbformat
+import pytest
+
+from course_utils.errors import CourseError
+from course_utils.grading import engine, gradebook
+from course_utils.grading.assignments import Assignment, read_assignment, visible_assignment
+from course_utils.grading.engine import grade
+from course_utils.grading.run import Limits, Run
+from course_utils.grading.submissions import Submission
+from tests.grading.small_assignments import OTHER, SOLVED, SOURCE, content, handed_in, points
+
+pytestmark = pytest.mark.slow
+
+
+def graded_as(*submissions, assignments, **options):
+    report = grade([Submission(*fields) for fields in submissions], assignments, **options)
+    return [(result.student, points(result)) for result in report.grades]
+
+
+def test_only_what_has_changed_is_graded_again(assignments, tmp_path, monkeypatch):
+    right, wrong = (content(handed_in(assignments[1], word=f"word = {word!r}")) for word in "ab")
+    options = {"assignments": assignments, "cache": tmp_path}
+    first = graded_as(("ada", "x.ipynb", right), ("bob", "x.ipynb", wrong), **options)
+    assert first == [("ada", [1]), ("bob", [0])]
+    ran = []
+    run = Run.grade
+    monkeypatch.setattr(Run, "grade", lambda self, solutions: ran.append(solutions) or run(self, solutions))
+    assert graded_as(("ada", "x.ipynb", right), ("bob", "x.ipynb", wrong), **options) == first
+    assert ran == []
+    assert graded_as(("ada", "x.ipynb", wrong), ("bob", "x.ipynb", wrong), **options) == [("ada", [0]), ("bob", [0])]
+    assert ran == []  # somebody else's cell was the same
+    other = content(handed_in(assignments[1], word="word = 'a'  # now"))
+    assert graded_as(("bob", "x.ipynb", other), **options) == [("bob", [1])]
+    assert len(ran) == 1
+    graded_as(("bob", "x.ipynb", other), limits=Limits(cell_seconds=30), **options)
+    assert len(ran) == 2
+
+
+def test_a_broken_memory_of_a_result_is_no_result(assignments, tmp_path):
+    right = content(handed_in(assignments[1], word="word = 'a'"))
+    graded_as(("ada", "x.ipynb", right), assignments=assignments, cache=tmp_path)
+    (known,) = tmp_path.glob("*.json")
+    known.write_text('{"status": "graded"}')
+    assert graded_as(("ada", "x.ipynb", right), assignments=assignments, cache=tmp_path) == [("ada", [1])]
+
+
+def test_an_assignment_that_fails_by_itself_is_no_student_s_fault(tmp_path):
+    (tmp_path / "02_words.py").write_text(f"# %%\nimport no_such_module\n{OTHER}")
+    broken = Assignment("02_words", read_assignment(tmp_path / "02_words.py"))
+    with pytest.raises(CourseError, match=r"1 of 1 submissions were not graded .*no_such_module"):
+        grade([Submission("ada", "x.ipynb", content(handed_in(broken, word="word = 'a'")))], [broken], cache=tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_students_check_themselves_without_hidden_tests(assignments, tmp_path):
+    own = tmp_path / "01_numbers.ipynb"
+    almost = handed_in(assignments[0], **SOLVED | {"root": "# exercise: root\nroot = lambda x: 2.0"})
+    almost.cells.insert(3, nbformat.v4.new_code_cell("print('a cell of my own')"))
+    own.write_bytes(content(almost))
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "01_numbers.py").write_text(SOURCE)
+    for sources in (tmp_path / "sources", tmp_path):  # a clone of the repository, and what students get
+        visible = visible_assignment(own, sources)
+        assert all("HIDDEN" not in cell.source for cell in visible.notebook.cells)
+        assert graded_as(("ada", own.name, own.read_bytes()), assignments=[visible]) == [("ada", [2, 3, 5])]
+    own.write_text("{}")
+    with pytest.raises(CourseError, match="no notebook of an assignment"):
+        visible_assignment(own, tmp_path)
+
+
+def test_the_same_submissions_give_the_same_table_to_the_byte(assignments):
+    cells = {"ada": "word = 'a'", "bob": "word = 'b'", "eve": "word ="}
+    class_ = [
+        Submission(name, "x.ipynb", content(handed_in(assignments[1], word=cell))) for name, cell in cells.items()
+    ]
+    first, second = (
+        gradebook.table(grade(submissions, assignments, workers=workers).grades).to_csv(index=False)
+        for submissions, workers in ((class_, 1), (class_[::-1], 2))
+    )
+    assert first == second
+    assert first.splitlines()[1] == "ada,02_words,1,1,1,graded"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_of_the_grader_is_one_submission_s_status_and_the_others_are_graded(
+    assignments, tmp_path, monkeypatch, workers
+):
+    run = Run.grade
+
+    def fails_at_bob(self, solutions):
+        if "bob" in solutions["word"].source:
+            raise SystemError("recursion depth\nmismatch")
+        return run(self, solutions)
+
+    monkeypatch.setattr(Run, "grade", fails_at_bob)
+    class_ = [
+        Submission(name, "x.ipynb", content(handed_in(assignments[1], word=f"word = 'a'  # {name}")))
+        for name in ("ada", "bob", "eve")
+    ]
+    graded = grade(class_, assignments, workers=workers, cache=tmp_path)
+    table = gradebook.table(graded.grades).set_index("student")
+    assert table.word.to_dict() == {"ada": 1, "bob": 0, "eve": 1}
+    assert table.status["bob"] == (
+        "not graded, for the grader failed (SystemError: recursion depth mismatch): grade it again, or by hand"
+    )
+    monkeypatch.undo()
+    assert [grade.total for grade in grade(class_, assignments, cache=tmp_path).grades] == [1, 1, 1]  # not remembered
+
+
+def test_a_submission_that_cannot_even_be_understood_is_named_and_the_others_are_graded(assignments, monkeypatch):
+    understand = engine.understand
+
+    def fails_at_bob(submission, given):
+        if submission.student == "bob":
+            raise RecursionError("too deep")
+        return understand(submission, given)
+
+    monkeypatch.setattr(engine, "understand", fails_at_bob)
+    right = content(handed_in(assignments[1], word="word = 'a'"))
+    graded = grade([Submission(name, "x.ipynb", right) for name in ("ada", "bob")], assignments)
+    (ada, bob) = graded.grades
+    assert (ada.student, ada.total) == ("ada", 1)
+    assert (bob.student, bob.total) == ("bob", 0)
+    assert "(RecursionError: too deep)" in bob.status

@@ -1,0 +1,81 @@
+"""A command in a sandbox, with and without namespaces; every bomb is within small limits."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from course_utils.grading.sandbox import HOME, OUT_OF_MEMORY, Sandbox, denied, own_environment, python_folders
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def why(tmp_path_factory):
+    return denied(tmp_path_factory.mktemp("trial"))
+
+
+@pytest.fixture(params=[True, False], ids=["namespaces", "plain"])
+def run(request, why):
+    if request.param and why:
+        pytest.skip(f"this system denies namespaces: {why}")
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"memory": 300_000_000, "isolated": request.param, "disk": 20_000_000, "processes": 20}
+
+        def run(code, **changed):
+            sandbox = Sandbox(folder, python_folders(), {"PATH": "/usr/bin:/bin"}, **options | changed)
+            command = sandbox.command([sys.executable, "-I", "-c", code])
+            return subprocess.run(command, capture_output=True, text=True, timeout=60, env=own_environment())
+
+        if not request.param and run("").returncode != 0:
+            pytest.skip("another user than root cannot read this Python")
+        run.isolated = request.param
+        yield run
+
+
+def test_the_exit_code_is_the_command_s(run):
+    assert run("raise SystemExit(7)").returncode == 7
+    assert run("import os; os.kill(os.getpid(), 9)").returncode == 128 + 9
+
+
+def test_it_has_a_home_of_its_own_and_no_rights(run):
+    done = run("import os; open('mine', 'w').write('x'); print(os.environ['HOME'] == os.getcwd(), os.getuid() != 0)")
+    assert done.stdout == "True True\n"
+
+
+def test_memory_is_limited_for_one_process_and_for_all_together(run):
+    assert "MemoryError" in run("bytearray(10**9)").stderr
+    shared = "import mmap, time\nm = [mmap.mmap(-1, 10**7) for _ in range(60)]\nfor p in m: p.write(bytes(10**7))\n"
+    assert run(f"{shared}time.sleep(9)").returncode == OUT_OF_MEMORY
+
+
+def test_processes_and_files_are_limited(run):
+    forks = "import os, time\ntry:\n    while True:\n        if not os.fork(): time.sleep(2); os._exit(0)\n"
+    assert "Resource temporarily unavailable" in run(forks + "except OSError as error: print(error)").stdout
+    assert "File too large" in run("open('big', 'wb').write(bytes(10**8))").stderr
+
+
+def test_what_it_leaves_behind_ends_with_it(run):
+    began = time.time()
+    run("import os, time\nfor _ in range(2):\n    if os.fork(): os._exit(0)\n    os.setsid()\ntime.sleep(1000)")
+    time.sleep(0.3)
+    left = [p for p in psutil.process_iter(["cmdline", "create_time"]) if "time.sleep(1000)" in str(p.info["cmdline"])]
+    assert not [p for p in left if p.info["create_time"] > began and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_in_namespaces_there_is_nothing_else(run):
+    if not run.isolated:
+        pytest.skip("that takes namespaces")
+    here = Path(__file__).resolve()
+    processes = "sorted(int(name) for name in os.listdir('/proc') if name.isdigit())"
+    seen = run(f"import os; print(os.path.exists({str(here)!r}), os.getcwd(), {processes})")
+    assert seen.stdout == f"False {HOME} [1, 2]\n"
+    package = python_folders()[-1]
+    assert "Read-only file system" in run(f"open({package + '/x'!r}, 'w')").stderr
+    assert "unreachable" in run("import socket; socket.create_connection(('192.0.2.1', 9), 5)").stderr
+    filling = "for n in range(9): open(f'{n}', 'wb').write(bytes(10**7))"
+    assert "No space left" in run(filling).stderr

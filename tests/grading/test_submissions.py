@@ -1,0 +1,142 @@
+import io
+import os
+import zipfile
+
+import pytest
+
+from course_utils.errors import CourseError
+from course_utils.grading import submissions
+from course_utils.grading.submissions import NO_NOTEBOOK, find_submissions, notebook_cells, student_of
+
+ASSIGNMENTS = ["01_data", "02_warping"]
+
+
+@pytest.mark.parametrize(
+    ("where", "student"),
+    [
+        ("Ada L_123_assignsubmission_file_/02_warping.ipynb", "Ada L_123"),
+        ("Ada L_123_assignsubmission_file_/deep/er/my.ipynb", "Ada L_123"),
+        ("Ada L_123_assignsubmission_file_02_warping.ipynb", "Ada L_123"),
+        ("ada_02_warping.ipynb", "ada"),
+        ("week 2/ada_02_warping-Copy1.ipynb", "ada"),
+        ("ada_l_02_warping (1).ipynb", "ada_l"),
+        ("ada/02_warping.ipynb", "ada"),
+        ("week 2/ada/final.ipynb", "ada"),
+        ("ada.ipynb", "ada"),
+        ("02_warping.ipynb", "the folder"),
+    ],
+)
+def test_whose_a_notebook_is(where, student):
+    assert student_of(where, "the folder", ASSIGNMENTS) == student
+
+
+def found(*paths):
+    return [(s.student, s.where, s.problem) for s in find_submissions(paths, ASSIGNMENTS)]
+
+
+def zipped(**files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def test_a_folder_a_zip_and_a_file_are_read_alike(tmp_path):
+    (tmp_path / "in" / "ada").mkdir(parents=True)
+    (tmp_path / "in" / "ada" / "02_warping.ipynb").write_text("a")
+    (tmp_path / "in" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "in" / ".ipynb_checkpoints" / "02_warping-checkpoint.ipynb").write_text("old")
+    (tmp_path / "class.zip").write_bytes(
+        zipped(**{"ada/02_warping.ipynb": "a", "__MACOSX/ada/._02_warping.ipynb": "?"})
+    )
+    expected = [("ada", "ada/02_warping.ipynb", None)]
+    assert found(tmp_path / "in") == found(tmp_path / "class.zip") == expected
+    assert found(tmp_path / "in" / "ada" / "02_warping.ipynb") == [("ada", "02_warping.ipynb", None)]
+
+
+def test_a_zip_that_a_student_handed_in_is_the_student_s(tmp_path):
+    inner = zipped(**{"work/02_warping.ipynb": "a"})
+    (tmp_path / "class.zip").write_bytes(zipped(**{"Ada_1_assignsubmission_file_/mine.zip": inner, "bob.zip": inner}))
+    assert [student for student, _, problem in found(tmp_path / "class.zip") if not problem] == ["Ada_1", "work"]
+
+
+def test_names_that_lead_out_of_a_zip_lead_nowhere(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "class.zip").write_bytes(
+        zipped(**{"../../eve/02_warping.ipynb": "e", "/etc/02_warping.ipynb": "f"})
+    )
+    assert found(tmp_path / "in" / "class.zip") == [
+        ("etc", "etc/02_warping.ipynb", None),
+        ("eve", "eve/02_warping.ipynb", None),
+    ]
+    assert [path.name for path in tmp_path.rglob("*")] == ["in", "class.zip"]
+
+
+def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(submissions, "LARGEST", 1_000_000)
+    bomb = zipped(**{"ada/02_warping.ipynb": bytes(20_000_000), "bob/02_warping.ipynb": "b"})
+    (tmp_path / "class.zip").write_bytes(bomb)
+    assert len(bomb) < 50_000
+    assert found(tmp_path / "class.zip") == [
+        ("ada", "ada/02_warping.ipynb", "larger than 1 MB"),
+        ("bob", "bob/02_warping.ipynb", None),
+    ]
+    monkeypatch.setattr(submissions, "LARGEST_CLASS", 2_500_000)
+    (tmp_path / "many.zip").write_bytes(zipped(**{f"{n}/02_warping.ipynb": bytes(900_000) for n in range(9)}))
+    many = found(tmp_path / "many.zip")
+    assert len(many) == 3
+    assert many[-1][2].startswith("not a zip that can be read (too large")
+
+
+def test_a_broken_or_encrypted_member_is_the_student_s_problem_alone(tmp_path):
+    content = zipped(**{"ada/02_warping.ipynb": "a" * 1000, "bob/02_warping.ipynb": "b"})
+    at = content.index(b"ada/02_warping.ipynb") + 22
+    (tmp_path / "class.zip").write_bytes(content[:at] + b"\xff\xff" + content[at + 2 :])
+    (ada, bob) = found(tmp_path / "class.zip")
+    assert ada[2].startswith("cannot be read from the zip")
+    assert bob == ("bob", "bob/02_warping.ipynb", None)
+
+
+def test_a_student_without_a_notebook_is_listed_once(tmp_path):
+    for name in ("ada/report.pdf", "ada/notes.txt", "bob/report.pdf", "bob/02_warping.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert found(tmp_path) == [("ada", "ada/notes.txt", NO_NOTEBOOK), ("bob", "bob/02_warping.ipynb", None)]
+
+
+def test_names_that_are_no_utf8_stay_apart(tmp_path):
+    for name in (b"\xe9a", b"\xe8a"):
+        os.mkdir(os.fsencode(tmp_path) + b"/" + name)
+        (tmp_path / os.fsdecode(name) / "02_warping.ipynb").write_text("")
+    assert [student for student, _, _ in found(tmp_path)] == ["\\xe8a", "\\xe9a"]
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+def test_a_zip_s_utf8_names_are_read_even_unflagged(tmp_path, flagged):
+    content = zipped(**{"Zoë/02_warping.ipynb": "a"})
+    if not flagged:
+        for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            at = content.index(signature) + offset
+            content = content[:at] + b"\x00\x00" + content[at + 2 :]
+    (tmp_path / "class.zip").write_bytes(content)
+    assert found(tmp_path / "class.zip") == [("Zoë", "Zoë/02_warping.ipynb", None)]
+
+
+def test_nothing_to_grade_is_an_error(tmp_path):
+    with pytest.raises(CourseError, match="no submission in"):
+        find_submissions([tmp_path], ASSIGNMENTS)
+    with pytest.raises(CourseError, match="is not there"):
+        find_submissions([tmp_path / "none"], ASSIGNMENTS)
+
+
+def test_a_notebook_s_cells_are_read_whatever_else_it_holds():
+    whole = b'\xef\xbb\xbf{"cells": [7, {"cell_type": "code", "source": ["a\\n", "b"], "metadata": 3}, {"source": 4}]}'
+    assert notebook_cells(whole) == [{"cell_type": "code", "source": "a\nb", "metadata": {}}]
+    assert notebook_cells(b'{"cells": [{"source": "\\ud800"}]}')[0]["source"] == "?"
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b'{"cells": {}}', b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_notebook_says_so(content):
+    with pytest.raises(ValueError, match="not a notebook"):
+        notebook_cells(content)

@@ -1,0 +1,95 @@
+"""Figures of deformations are checked by the vertices, arrows, limits and names that lie on them."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from course_utils import plotting
+from tests.plotting.drawn import SHAPE, SPACING, contours, legend_names, panels, pictures, vertices
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_grid_lines_are_at_x_plus_u(axis):
+    u = np.random.default_rng(0).normal(size=(3, *SHAPE))
+    figure = plotting.deformed_grid(torch.from_numpy(u)[None], step=3, axis=axis, at=2)
+    (collection,) = figure.axes[0].collections
+    horizontal, vertical = (a for a in range(3) if a != axis)
+    position = np.moveaxis(np.indices(SHAPE) + u, axis + 1, 1)[:, 2]  # (3, horizontal, vertical)
+    curves = np.stack([position[horizontal], position[vertical]], axis=-1)
+    kept = [sorted({*range(0, SHAPE[a], 3), SHAPE[a] - 1}) for a in (horizontal, vertical)]
+    expected = [curves[:, j] for j in kept[1]] + [curves[i] for i in kept[0]]
+    drawn = [path.vertices for path in collection.get_paths()]
+    assert len(drawn) == len(expected)
+    for line, other in zip(drawn, expected, strict=True):
+        np.testing.assert_allclose(line, other)
+
+
+def test_grid_is_wholly_on_the_page_and_panels_agree():
+    u = np.zeros((2, 6, 6))
+    u[0] = 5.0
+    figure = plotting.deformed_grid({"moved": u, "still": 0 * u}, np.eye(6))
+    assert [ax.get_title() for ax in figure.axes] == ["moved", "still"]
+    for ax in figure.axes:
+        assert ax.get_xlim() == (-0.5, 10.5) and ax.get_ylim() == (-0.5, 5.5)
+        np.testing.assert_array_equal(ax.images[0].get_array(), np.eye(6).T)
+
+
+def test_arrows_go_from_x_to_x_plus_u_in_voxels():
+    u = np.random.default_rng(0).normal(size=(3, *SHAPE))
+    ax = plotting.arrows(u, np.zeros(SHAPE), step=2, axis=0, at=3, spacing=SPACING).axes[0]
+    (quiver,) = ax.collections
+    assert (quiver.angles, quiver.scale_units, quiver.scale, quiver.pivot) == ("xy", "xy", 1, "tail")
+    assert set(map(tuple, quiver.XY)) == set(itertools.product(range(1, 9, 2), range(1, 11, 2)))
+    for (y, z), first, second in zip(quiver.XY.astype(int), quiver.U, quiver.V, strict=True):
+        assert (first, second) == pytest.approx((u[1, 3, y, z], u[2, 3, y, z]))
+
+
+# --- Jacobian ---------------------------------------------------------------------------------------------------------
+
+
+def test_jacobian_map_is_white_at_one_and_symmetric_in_the_logarithm():
+    determinant = np.linspace(0.3, 1.5, 99).reshape(9, 11)
+    (picture, folds) = pictures(plotting.jacobian(determinant))
+    assert picture.norm(1.0) == pytest.approx(0.5)
+    assert picture.norm(2.0) == pytest.approx(1 - picture.norm(0.5))
+    assert picture.get_clim() == pytest.approx((0.3, 1 / 0.3))
+    white = np.array(picture.cmap(picture.norm(1.0))[:3])
+    assert white.min() > 0.95
+    blue, red = picture.cmap(picture.norm(0.4)), picture.cmap(picture.norm(2.5))
+    assert blue[2] > blue[0] and red[0] > red[2]
+    np.testing.assert_array_equal(picture.get_array(), determinant.T)
+    assert folds.get_array().mask.all()
+
+
+def test_folded_voxels_are_marked_where_the_determinant_is_not_positive():
+    determinant = np.ones((5, 6))
+    determinant[1, 2], determinant[3, 4], determinant[0, 0] = -0.5, 0.0, 0.001
+    figure = plotting.jacobian(determinant)
+    picture, folds = pictures(figure)
+    np.testing.assert_array_equal(~folds.get_array().mask.T, determinant <= 0)
+    np.testing.assert_array_equal(picture.get_array().mask.T, determinant <= 0)
+    assert legend_names(figure) == ["folded (determinant ≤ 0)"]
+    assert plotting.jacobian(np.ones((5, 6))).legends == []
+    colour = np.array(folds.cmap(0.5)[:3])
+    scale = picture.cmap(np.linspace(0, 1, 256))[:, :3]
+    assert np.abs(scale - colour).sum(1).min() > 0.3, "a fold has a colour of its own"
+
+
+def test_jacobian_maps_share_a_scale_which_is_capped_and_says_so():
+    figure = plotting.jacobian({"mild": np.full((4, 4), 1.2), "strong": np.full((4, 4), 50.0)})
+    assert {picture.get_clim() for picture in pictures(figure)[::2]} == {(0.25, 4.0)}
+    bar = pictures(figure)[0].colorbar or pictures(figure)[2].colorbar
+    assert bar.extend == "max"
+    assert [tick.get_text() for tick in bar.ax.get_yticklabels()] == ["0.25", "0.5", "1", "2", "4"]
+    assert {p.get_clim() for p in pictures(plotting.jacobian(np.ones((4, 4)), limit=2))[:1]} == {(0.5, 2.0)}
+
+
+def test_jacobian_map_draws_outlines_of_the_image():
+    image = np.zeros((12, 12))
+    image[4:8, 4:8] = 1
+    (outline,) = contours(panels(plotting.jacobian(np.ones((12, 12)), image))[0])
+    assert (vertices(outline).min(0) > 3).all() and (vertices(outline).max(0) < 8).all()

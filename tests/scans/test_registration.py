@@ -1,0 +1,281 @@
+"""The command register as a user runs it: what it writes, checked by other tools; and the line that bad input gets."""
+
+import functools
+import os
+import pickle
+import re
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+from course_utils.checkpoint import Checkpoint
+from course_utils.commands.app import main
+from course_utils.data.recipe import Recipe
+from course_utils.data.volumes import read_image
+from course_utils.scans import registration
+from tests import phantoms
+from tests.checkpoints import SLICES
+from tests.checkpoints import checkpoint as checkpoint_of
+from tests.data.test_volumes import FAULTS, spoil
+from tests.scans.test_writing import by_ants, by_simpleitk
+
+pytestmark = pytest.mark.slow
+
+FIXED = phantoms.grid((24, 26, 22), (2.4, 2.5, 2.6), "LAS", degrees=10)
+MOVING = phantoms.grid((28, 25, 16), (2.1, 2.3, 3.6), "PIR", centre=(2, -1, 2))
+
+
+def bent(points):
+    """A smooth deformation of mm."""
+    return points + 2.5 * np.sin(points[[1, 2, 0]] / 9)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Two scans of one object, the moving one bent, turned and shifted, and its label map, in a folder."""
+    turned = phantoms.grid((1, 1, 1), (1.05, 0.97, 1.0), degrees=8).affine
+    turned[:3, 3] = 3, -2, 4
+    points = bent(phantoms.apply(np.linalg.inv(turned), phantoms.positions(MOVING)))
+    noise = np.random.default_rng(0).normal(0, 8, MOVING.shape)
+    phantoms.save(tmp_path / "moving.nii.gz", phantoms.intensity(points) + noise, MOVING, np.int16)
+    phantoms.save(tmp_path / "label.nii.gz", phantoms.structures(points), MOVING, np.uint8)
+    points = phantoms.positions(FIXED)
+    phantoms.save(tmp_path / "fixed.nii.gz", phantoms.intensity(points), FIXED, sform=2, qform=2)
+    phantoms.save(tmp_path / "fixed_label.nii.gz", phantoms.structures(points), FIXED, np.uint8)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network that moves next to nothing, for volumes smaller and coarser than the scans."""
+    path = tmp_path_factory.mktemp("net") / "best.pt"
+    checkpoint_of(Recipe((16, 20, 18), (3.0, 3.0, 3.0)), "pyramid", strength=0).save(path)
+    return path
+
+
+@pytest.fixture
+def register(monkeypatch, capsys, scans):
+    """`register("--no-model", fixed=..., warp=...)`: exit code, stdout, stderr; files have default names."""
+
+    def command(*flags, **files):
+        names = {"moving": "moving.nii.gz", "fixed": "fixed.nii.gz", "moved": "moved.nii.gz"} | files
+        options = [part for name, file in names.items() for part in (f"--{name.replace('_', '-')}", str(scans / file))]
+        monkeypatch.setattr(sys, "argv", ["course_utils", "register", *options, "--device", "cpu", *map(str, flags)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capsys.readouterr()
+
+    return command
+
+
+@pytest.fixture
+def refused(register, scans):
+    """The one line of a command that must end in exit code 2 and write nothing."""
+
+    def command(*flags, **files):
+        before = sorted(path.name for path in scans.iterdir())
+        code, out, err = register(*flags, **files)
+        assert (code, out) == (2, "") and re.fullmatch(r"error: [^\n]*\n", err), err
+        assert sorted(path.name for path in scans.iterdir()) == before
+        return err
+
+    return command
+
+
+def load(path):
+    return nib.load(path).get_fdata()
+
+
+def overlap(a, b):
+    return [2 * ((a == k) & (b == k)).sum() / ((a == k).sum() + (b == k).sum()) for k in (1, 2)]
+
+
+# --- what it makes ----------------------------------------------------------------------------------------------------
+
+
+def test_two_scans_are_registered_and_everything_is_written(scans, register):
+    code, out, err = register(
+        "--no-model",
+        "--affine",
+        warp="warp.nii.gz",
+        inverse_warp="inverse.nii",
+        moving_label="label.nii.gz",
+        moved_label="moved_label.nii.gz",
+    )
+    assert (code, err) == (0, "")
+    line = r"NCC ([\d.]+) -> ([\d.]+), folding 0\.000 %, [\d.]+ s, peak memory [\d.]+ GB\n"
+    before, after = map(float, re.fullmatch(line, out).groups())
+    assert after > before + 0.2
+
+    moved, label = nib.load(scans / "moved.nii.gz"), nib.load(scans / "moved_label.nii.gz")
+    for image in (moved, label, nib.load(scans / "warp.nii.gz")):
+        assert image.shape[:3] == FIXED.shape
+        np.testing.assert_allclose(image.affine, FIXED.affine, atol=1e-4)
+        assert int(image.header["sform_code"]) == int(image.header["qform_code"]) == 2
+    assert (moved.get_data_dtype(), label.get_data_dtype()) == (np.int16, np.uint8)
+    assert nib.load(scans / "inverse.nii").shape == (*MOVING.shape, 1, 3)
+
+    fixed = load(scans / "fixed.nii.gz")
+    still = by_simpleitk(scans / "moving.nii.gz", scans / "fixed.nii.gz", zero_field(scans))
+    assert np.abs(moved.get_fdata() - fixed).mean() < 0.4 * np.abs(still - fixed).mean()
+    truth = load(scans / "fixed_label.nii.gz")
+    assert min(overlap(label.get_fdata(), truth)) > 0.82  # the moving label's slices are 3.6 mm thick
+    assert set(np.unique(label.get_fdata())) == {0, 1, 2}
+
+
+def zero_field(folder):
+    image = nib.Nifti1Image(np.zeros((*FIXED.shape, 1, 3), np.float32), FIXED.affine)
+    image.header.set_intent("vector")
+    nib.save(image, folder / "zero.nii.gz")
+    return folder / "zero.nii.gz"
+
+
+@pytest.mark.parametrize("apply", [by_simpleitk, by_ants])
+def test_other_tools_make_our_moved_image_from_the_field_alone(scans, register, apply):
+    """Affine and deformation in one field; the bound of 0.5 % of the range is 5."""
+    assert register("--no-model", "--affine", "--iterations", 20, warp="w.nii.gz", inverse_warp="v.nii.gz")[0] == 0
+    ours = load(scans / "moved.nii.gz")
+    theirs = apply(scans / "moving.nii.gz", scans / "fixed.nii.gz", scans / "w.nii.gz")
+    inside = theirs != 0  # beyond the moving image they write 0, and we its lowest intensity, which noise made negative
+    assert inside.mean() > 0.7 and np.abs(theirs - ours)[inside].mean() < 1
+    back = apply(scans / "moved.nii.gz", scans / "moving.nii.gz", scans / "v.nii.gz")
+    points = phantoms.positions(MOVING)
+    core = np.linalg.norm(points, axis=0) < 15
+    moving = load(scans / "moving.nii.gz")
+    assert np.abs(back - moving)[core].mean() < 35 < np.abs(moving - moving.mean())[core].mean()
+
+
+def test_the_learn2reg_layout(scans, register, refused):
+    assert "Learn2Reg's fields are for pairs of one shape" in refused("--no-model", "--layout", "learn2reg")
+    points = bent(phantoms.positions(FIXED))
+    phantoms.save(scans / "moving.nii.gz", phantoms.intensity(points), FIXED, np.float32)
+    assert register("--no-model", "--layout", "learn2reg", "--iterations", 20, warp="w.nii.gz")[0] == 0
+    field = load(scans / "w.nii.gz").transpose(3, 0, 1, 2)
+    theirs = map_coordinates(load(scans / "moving.nii.gz"), np.indices(FIXED.shape) + field, order=1)
+    assert np.abs(field).max() > 0.5
+    inside = theirs != 0
+    np.testing.assert_allclose(load(scans / "moved.nii.gz")[inside], theirs[inside], atol=2)
+
+
+def test_a_network_starts_what_the_iterations_finish(scans, register, checkpoint):
+    """Its grid is coarser and smaller than the scans: the common grid takes its spacing and the scans' extent."""
+    fixed = read_image(scans / "fixed.nii.gz").grid
+    grid = registration.common_recipe(fixed, Checkpoint.load(checkpoint)).grid(fixed, whole=True)
+    np.testing.assert_allclose(grid.spacing, 3.0)
+    assert nib.aff2axcodes(grid.affine) == ("R", "A", "S") and all(n >= 19 for n in grid.shape)
+    lines = {n: register("--model", checkpoint, "--iterations", n)[1] for n in (0, 60)}
+    after = {n: float(re.search(r"-> ([\d.]+)", line)[1]) for n, line in lines.items()}
+    assert after[60] > after[0] + 0.1
+
+
+def test_a_network_trained_with_labels_is_not_refined_unless_asked(scans, register, checkpoint, tmp_path):
+    labels = {"overlap": {"term": "Overlap", "labels": [1], "weight": 0.5}}
+    replace(Checkpoint.load(checkpoint), objective=labels).save(tmp_path / "labels.pt")
+
+    def ncc(*options):
+        return re.search(r"NCC \S+ -> \S+", register("--model", *options)[1])[0]
+
+    assert ncc(tmp_path / "labels.pt") == ncc(checkpoint, "--iterations", 0)
+    assert ncc(tmp_path / "labels.pt", "--iterations", 100) == ncc(checkpoint) != ncc(checkpoint, "--iterations", 0)
+
+
+def test_scans_apart_are_refused_or_aligned(scans, register, refused):
+    image = nib.load(scans / "moving.nii.gz")
+    affine = image.affine.copy()
+    affine[:3, 3] += 400
+    moved = nib.Nifti1Image(np.asarray(image.dataobj), affine)
+    nib.save(moved, scans / "moving.nii.gz")
+    assert "do not overlap, as their affines have it: align them first with --affine" in refused("--no-model")
+    code, out, _ = register("--no-model", "--affine")
+    assert code == 0 and float(re.search(r"-> ([\d.]+)", out)[1]) > 0.3
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["moving", "fixed"])
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_scan_that_cannot_be_used(scans, refused, what, role):
+    on = {"moving": MOVING, "fixed": FIXED}[role]
+    nib.save(spoil(phantoms.intensity(phantoms.positions(on)), on, what), scans / f"{role}.nii.gz")
+    line = refused("--no-model")
+    assert f"{role}.nii.gz" in line and re.search(FAULTS[what].replace("24x26x1", r"\d+x\d+x1"), line)
+
+
+def test_swapped_and_contradictory_arguments(scans, refused, checkpoint):
+    swapped = {"moving": "label.nii.gz", "moving_label": "moving.nii.gz", "moved_label": "ml.nii.gz"}
+    assert "label.nii.gz looks like a label map" in refused("--no-model", **swapped)
+    line = refused("--no-model", moving_label="moving.nii.gz", moved_label="ml.nii.gz")
+    assert "moving.nii.gz" in line and ("no labels" in line or "looks like an image" in line)
+    line = refused("--no-model", moving_label="fixed_label.nii.gz", moved_label="ml.nii.gz")
+    assert "24x26x22 voxels" in line and "resample the label" in line
+    assert "are one file" in refused("--no-model", moving="fixed.nii.gz")
+    assert "belong together" in refused("--no-model", moving_label="label.nii.gz")
+    assert "belong together" in refused("--no-model", moved_label="ml.nii.gz")
+    assert "either --model FILE.pt or --no-model" in refused()
+    assert "either --model FILE.pt or --no-model" in refused("--no-model", "--model", checkpoint)
+    assert "nothing to do" in refused("--no-model", "--iterations", 0)
+
+
+def test_outputs_that_cannot_be_written_are_found_before_any_work(scans, refused, monkeypatch):
+    monkeypatch.setattr(registration, "register", None)
+    (scans / "folder.nii").mkdir()
+    cases = {
+        "none is not a folder: make it": "none/moved.nii.gz",
+        "is not the name of a NIfTI file": "moved.png",
+        "is a folder: name a file in it": "folder.nii",
+        "--moved and --fixed name one file": "fixed.nii.gz",
+    }
+    for match, name in cases.items():
+        assert match in refused("--no-model", moved=name)
+    assert "--warp and --moved name one file" in refused("--no-model", warp="moved.nii.gz")
+    if os.path.isdir("/proc/1"):
+        assert "/proc cannot be written" in refused("--no-model", moved="/proc/moved.nii.gz")
+
+
+class Code:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def test_a_model_with_code_in_it_is_not_run(scans, refused, monkeypatch):
+    monkeypatch.chdir(scans)
+    with open(scans / "evil.pt", "wb") as file:
+        pickle.dump({"format": "course_utils 1", "model": Code()}, file)
+    assert "evil.pt is damaged or no checkpoint" in refused("--model", scans / "evil.pt")
+    assert not (scans / "executed").exists()
+    assert "none.pt does not exist" in refused("--model", scans / "none.pt")
+    assert "moving.nii.gz is damaged or no checkpoint" in refused("--model", scans / "moving.nii.gz")
+
+
+def test_a_2_d_model_is_refused(scans, refused, tmp_path_factory):
+    best = tmp_path_factory.mktemp("flat") / "best.pt"
+    checkpoint_of(SLICES).save(best)
+    assert "is a 2-D network and the scans are volumes" in refused("--model", best)
+
+
+@pytest.mark.parametrize("limit", [3_000, 60_000])
+def test_a_full_disk_leaves_all_files_or_none(scans, limit):
+    """A limit on files stands for the disk: the first file does not fit, or it does and the field behind it not."""
+    (scans / "moved.nii.gz").write_bytes(b"from before")
+    before = sorted(path.name for path in scans.iterdir())
+    files = {"moving": "moving.nii.gz", "fixed": "fixed.nii.gz", "moved": "moved.nii.gz", "warp": "warp.nii.gz"}
+    options = [part for name, file in files.items() for part in (f"--{name}", scans / file)]
+    done = subprocess.run(
+        [sys.executable, "-m", "course_utils", "register", *options, "--no-model", "--iterations", "1"],
+        preexec_fn=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: \S+ was not written \(File too large\): choose another place[^\n]*\n", done.stderr), (
+        done.stderr
+    )
+    assert sorted(path.name for path in scans.iterdir()) == before
+    assert (scans / "moved.nii.gz").read_bytes() == b"from before"

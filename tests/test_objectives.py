@@ -1,0 +1,129 @@
+"""Terms of a loss by hand, and what settings make of them."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from course_utils import fields, losses
+from course_utils.errors import CourseError
+from course_utils.networks import NetworkSpec, Registration
+from course_utils.objectives import NCC, SIMILARITIES, SSD, pair_objective
+
+
+def pair(shape, batch=2, seed=0):
+    """Images, labels 0 and 1, a velocity and a displacement, all at random."""
+    generator = torch.Generator().manual_seed(seed)
+    moving, fixed = torch.rand(2, batch, 1, *shape, generator=generator)
+    labels = {name: (torch.rand(batch, 1, *shape, generator=generator) > 0.5).to(torch.uint8) for name in ("m", "f")}
+    velocity, displacement = 2 * torch.randn(2, batch, len(shape), *shape, generator=generator)
+    names = [f"pair {index}" for index in range(batch)]
+    items = {"moving": moving, "fixed": fixed, "moving_label": labels["m"], "fixed_label": labels["f"], "name": names}
+    return items, Registration(fields.warp(moving, displacement), displacement, velocity)
+
+
+@pytest.mark.parametrize("shape", [(12, 14), (9, 10, 8)])
+@pytest.mark.parametrize("similarity", [NCC(window=5), SSD()], ids=["ncc", "ssd"])
+@pytest.mark.parametrize("regulariser", ["diffusion", "bending"])
+def test_the_loss_is_the_weighted_sum_of_its_terms(shape, similarity, regulariser):
+    batch, registration = pair(shape)
+    objective = pair_objective(
+        similarity, regulariser=regulariser, smoothness=0.3, dice_weight=0.7, labels=(1,), jacobian_weight=1.9
+    )
+    outcome = objective.judge(registration, batch)
+    moved = registration.moved
+    by_hand = {
+        "similarity": losses.ncc_loss(moved, batch["fixed"], 5)
+        if isinstance(similarity, NCC)
+        else (moved - batch["fixed"]).square().mean(),
+        "regularisation": {"diffusion": losses.diffusion_loss, "bending": losses.bending_loss}[regulariser](
+            registration.velocity
+        ),
+        "overlap": losses.soft_dice_loss(
+            fields.warp((batch["moving_label"] == 1).float(), registration.displacement),
+            (batch["fixed_label"] == 1).float(),
+        ),
+        "folding": (-fields.jacobian_determinant(registration.displacement)).clamp(min=0).mean(),
+    }
+    assert set(outcome.terms) == set(by_hand)
+    for name, value in by_hand.items():
+        assert value > 0
+        assert_close(outcome.terms[name], value)
+    total = by_hand["similarity"] + 0.3 * by_hand["regularisation"] + 0.7 * by_hand["overlap"]
+    assert_close(outcome.loss, total + 1.9 * by_hand["folding"])
+
+
+def test_without_a_velocity_the_displacement_is_kept_smooth():
+    batch, registration = pair((12, 14))
+    alone = Registration(registration.moved, registration.displacement)
+    outcome = pair_objective("ssd").judge(alone, batch)
+    assert_close(outcome.terms["regularisation"], losses.diffusion_loss(registration.displacement))
+
+
+def test_terms_without_weight_are_not_computed_and_ask_for_no_labels():
+    objective = pair_objective()
+    assert set(objective.terms) == {"similarity", "regularisation"} and objective.needs == set()
+    assert pair_objective(dice_weight=0.1, labels=(1,)).needs == {"fixed_label", "moving_label"}
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_a_similarity_brings_its_own_weight_of_the_smoothness(name):
+    assert pair_objective(name).terms["regularisation"][0] == SIMILARITIES[name]().smoothness
+    assert pair_objective(name, smoothness=0.0).terms["regularisation"][0] == 0.0
+
+
+def test_an_objective_calls_the_model_itself():
+    batch, registration = pair((12, 14))
+    called = []
+
+    def model(moving, fixed, condition=None):
+        called.append((moving is batch["moving"], fixed is batch["fixed"], condition))
+        return registration
+
+    pair_objective("ssd")(model, batch)
+    weight = torch.rand(2, 1)
+    pair_objective("ssd")(model, batch | {"condition": weight})
+    assert called == [(True, True, None), (True, True, weight)]
+
+
+def test_what_is_minimised_is_described_in_plain_values():
+    objective = pair_objective(NCC(window=5), smoothness=0.5, dice_weight=0.25, labels=(1, 2))
+    assert objective.describe() == {
+        "similarity": {"term": "NCC", "window": 5, "weight": 1.0},
+        "regularisation": {"term": "Regularisation", "regulariser": "diffusion", "weight": 0.5},
+        "overlap": {"term": "Overlap", "labels": [1, 2], "weight": 0.25},
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"similarity": "mse"}, "similarity='mse' is not one of ncc, ssd"),
+        ({"regulariser": "elastic"}, "regulariser='elastic' is not one of diffusion, bending"),
+        ({"smoothness": -1.0}, "smoothness=-1.0 is not 0 or more"),
+        ({"dice_weight": math.nan}, "dice_weight=nan is not 0 or more"),
+        ({"jacobian_weight": -0.5}, "jacobian_weight=-0.5 is not 0 or more"),
+        ({"dice_weight": 0.5}, "dice_weight needs labels"),
+    ],
+)
+def test_a_wrong_setting_is_named(wrong, message):
+    with pytest.raises(CourseError, match=f"^{message}"):
+        pair_objective(**wrong)
+
+
+def test_a_window_must_have_a_middle():
+    batch, registration = pair((12, 14))
+    with pytest.raises(ValueError, match="window is an odd number of voxels"):
+        NCC(window=4)(registration, batch)
+
+
+def test_the_same_seed_gives_the_same_first_weights_and_leaves_the_global_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    spec = NetworkSpec("voxelmorph", {"spatial_dims": 2, "features": [4, 8]})
+    a, b, other = (spec.build(seed).state_dict() for seed in (3, 3, 4))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert any(not torch.equal(a[key], other[key]) for key in a)
