@@ -33,7 +33,10 @@ class NotGraded(Exception):
 def enter(
     records: Sequence[Record], roles: Sequence[Role], exercises: dict[str, ExerciseGrade]
 ) -> tuple[str, str] | None:
-    """Enter verdicts into `exercises`, by grade_id; returns the one that ended the kernel, and how, or None.
+    """Enter verdicts into `exercises`, by grade_id; returns the one that ended the run, and how, or None.
+
+    What ended it is the end of the kernel, or of its memory: what a cell still holds after a `MemoryError` would be
+    missing in the exercises after it, so that no later verdict of this run counts.
 
     Raises:
         NotGraded: the kernel did not start, or a cell of the assignment failed before any of the student's ran.
@@ -54,7 +57,9 @@ def enter(
             return last, errors[-1] if errors[-1] in (TIME_LIMIT, MEMORY_LIMIT) else KERNEL_DIED
         if role.kind == "solution":
             exercises[last] = _with_outputs(exercises[last], record["outputs"])
-        elif role.kind == "check":
+        if any(plain(error).startswith("MemoryError") for error in errors):
+            return last, MEMORY_LIMIT
+        if role.kind == "check":
             exercises[role.grade_id] = _judged(exercises[role.grade_id], record["state"] == "passed", errors)
     return None
 
