@@ -6,13 +6,16 @@ SUBMISSIONS ?=
 
 PY := .venv/bin/python
 READY := .venv/.ready
+TOOLS := .venv/.tools
 
-.PHONY: help setup run lab notebooks check test coverage bench release grade check-assignment address lint
+.PHONY: help setup tools run lab notebooks check test coverage bench release grade check-assignment address lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
-setup: $(READY)  ## make .venv with the exact versions of requirements-lock.txt
+setup: $(READY)  ## make .venv with the exact versions of requirements-lock.txt: all that the notebooks and commands need
+
+tools: $(TOOLS)  ## add those of requirements-tools-lock.txt: tests, style, nbgrader, export, methods to compare with
 
 $(READY): requirements-lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: the course needs Python 3.11 or newer, this is %d.%d; say make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
@@ -21,32 +24,36 @@ $(READY): requirements-lock.txt pyproject.toml
 	$(PY) -m pip install --quiet --no-deps -e .
 	touch $@
 
+$(TOOLS): requirements-tools-lock.txt $(READY)
+	$(PY) -m pip install --quiet -r requirements-lock.txt -r requirements-tools-lock.txt
+	touch $@
+
 run: $(READY)  ## train on the built-in cohort (6 minutes) and measure the result
 	$(PY) -m course_utils train --dataset synthetic --minutes 6 --out runs/synthetic
 	$(PY) -m course_utils evaluate --model runs/synthetic/best.pt --dataset synthetic --out runs/synthetic/metrics.csv
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
+	$(PY) -m jupyterlab --ServerApp.root_dir=. notebooks/00_start_here.ipynb
 
-notebooks: $(READY)  ## write every notebook anew from its source, executed
+notebooks: $(TOOLS)  ## write every notebook anew from its source, executed
 	$(PY) notebooks/build.py build
 
-check: $(READY) lint  ## style, types and the quick tests, in minutes
+check: $(TOOLS) lint  ## style, types and the quick tests, in minutes
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" tests
 
-test: $(READY) lint  ## every test, and every notebook from top to bottom
+test: $(TOOLS) lint  ## every test, and every notebook from top to bottom
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The deselected test forbids files to grow, those of coverage too.
-coverage: $(READY)  ## the share of the package's lines and branches that the tests run, which must not fall
+coverage: $(TOOLS)  ## the share of the package's lines and branches that the tests run, which must not fall
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term tests --deselect tests/scans/test_registration.py::test_a_full_disk_leaves_all_files_or_none
 
-lint: $(READY)  ## style and types of the code, style of the notebooks' sources
+lint: $(TOOLS)  ## style and types of the code, style of the notebooks' sources
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m ty check --quiet
 
-bench: $(READY)  ## speed, memory and accuracy beside MONAI's VoxelMorph and voxelmorph
+bench: $(TOOLS)  ## speed, memory and accuracy beside MONAI's VoxelMorph and voxelmorph
 	$(PY) -m tests.benchmarks
 
 release: $(READY)  ## the students' bundle in release/: lectures, assignments without solutions, the package

@@ -1,4 +1,4 @@
-"""The one exception that speaks to the user rather than to the programmer."""
+"""What speaks to the user rather than to the programmer: one exception and one warning."""
 
 
 class CourseError(Exception):
@@ -7,3 +7,7 @@ class CourseError(Exception):
     The message is a single line that says what is wrong, where, and what to do next. The command line prints it
     behind `error:` and exits with code 2; a notebook shows it as the last line of its traceback.
     """
+
+
+class CourseWarning(UserWarning):
+    """Something the user should know of a result that is there all the same; the command line prints it as a line."""

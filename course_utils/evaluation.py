@@ -20,12 +20,16 @@ from monai.networks.utils import eval_mode
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from course_utils import metrics
+from course_utils import losses, metrics
 from course_utils.checkpoint import Checkpoint
+from course_utils.data.folder_facts import labels_of
 from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.data.pairs import Pair
 from course_utils.errors import CourseError
-from course_utils.fields import warp
+from course_utils.fields import compose, invert, warp
+
+WHOLE = "whole image"
+"""The structure of a row that was measured without labels."""
 
 
 def evaluate(
@@ -36,7 +40,7 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
 ) -> pd.DataFrame:
-    """Register every pair and measure the result against the labels.
+    """Register every pair and measure the result against the labels or, where a pair has none, without them.
 
     Args:
         model: `model(moving, fixed)` on float32 `(1, 1, *spatial)`, answering with an object whose
@@ -44,9 +48,9 @@ def evaluate(
             evaluation mode (and back into the mode it was in). Any callable will do: SciPy, SimpleITK, doing
             nothing. It runs under `torch.inference_mode`; one that optimises by gradients opens
             `torch.inference_mode(False)` itself.
-        pairs: items as `course_utils.data.loading.PairDataset` gives them: `fixed`, `moving`,
-            `fixed_label` and `moving_label` `(1, *spatial)`, `name`, and `true_displacement` `(N,
-            *spatial)` where it is known.
+        pairs: items as `course_utils.data.loading.PairDataset` gives them: `fixed`, `moving`, `(1, *spatial)`, `name`;
+            `fixed_label` and `moving_label` where there are labels, and `true_displacement` `(N, *spatial)` where it is
+            known.
         labels: the structures to measure, label value to name.
         spacing: mm between voxels along each array axis, or one number for all.
         device: where the model runs.
@@ -58,9 +62,13 @@ def evaluate(
         nearest neighbour and zero outside. `seconds` is the time of the call alone, after one call that is
         not counted.
 
+        A pair that lacks a label map, or any pair where `labels` is empty, has one row, of the structure `WHOLE`:
+        ncc_before, ncc_after (mean local squared correlation, 0 to 1), folding_percent, sdlogj, inverse_error_mm (how
+        far, on average, a voxel ends from its place after the map and its inverse) and seconds.
+
     Raises:
-        CourseError: there are no pairs; a pair comes twice, has no labels, or none of those asked for; the
-            displacement is not finite or not of the pair's shape.
+        CourseError: there are no pairs; a pair comes twice, or has none of the labels asked for; the displacement is
+            not finite or not of the pair's shape.
     """
     device = torch.device(device)
     if isinstance(model, torch.nn.Module):
@@ -73,11 +81,23 @@ def evaluate(
             if name in names:
                 raise CourseError(f"pair {name} comes twice: give each pair once, under its own name")
             names.add(name)
-            moving, fixed, moving_label, fixed_label = _inputs(item, device)
+            moving, fixed = (_tensor(item, key, device) for key in ("moving", "fixed"))
             if not rows:
                 _timed(model, moving, fixed)  # allocates, compiles, fills caches
-            displacement, seconds = _timed(model, moving, fixed)
+            registration, seconds = _timed(model, moving, fixed)
+            displacement = registration.displacement.detach().to(device)
             _check_displacement(displacement, fixed, name)
+            of_pair = {
+                "folding_percent": metrics.folding_percent(displacement).item(),
+                "sdlogj": metrics.sdlogj(displacement).item(),
+                "seconds": seconds,
+            }
+            if not labels or item.get("moving_label") is None or item.get("fixed_label") is None:
+                alike = _likeness(moving, fixed, displacement)
+                error = _inverse_error(registration, displacement, spacing)
+                rows.append({"pair": name, "structure": WHOLE, **alike, "inverse_error_mm": error, **of_pair})
+                continue
+            moving_label, fixed_label = (_tensor(item, key, device) for key in ("moving_label", "fixed_label"))
             moved_label = warp(moving_label, displacement, mode="nearest", padding="zeros")
             measured = {
                 "before": _compare(moving_label, fixed_label, labels, spacing),
@@ -88,11 +108,6 @@ def evaluate(
                     f"pair {name}: none of the labels {', '.join(map(str, labels))} is in its label maps: "
                     "check the label values or leave this pair out"
                 )
-            of_pair = {
-                "folding_percent": metrics.folding_percent(displacement).item(),
-                "sdlogj": metrics.sdlogj(displacement).item(),
-                "seconds": seconds,
-            }
             if item.get("true_displacement") is not None:
                 truth = convert_to_tensor(item["true_displacement"], device=device)[None]
                 mask = fixed_label > 0
@@ -110,17 +125,23 @@ def evaluate(
 
 
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, pairs: Sequence[Pair], *, device: torch.device | str = "cpu"
+    checkpoint: Checkpoint,
+    pairs: Sequence[Pair],
+    *,
+    labels: Mapping[int, str] | None = None,
+    device: torch.device | str = "cpu",
 ) -> pd.DataFrame:
     """Measure a trained network on pairs of scans, prepared as its training prepared them.
 
     Args:
         checkpoint: The network.
         pairs: What a cohort or `pairs_from_csv` gives; images of a pair may differ in shape.
+        labels: The structures to measure, label value to name; None takes those of the network's data set or, where it
+            had none, all that the label maps of the pairs hold.
         device: Where the network runs.
 
     Returns:
-        The table of `evaluate`, of the structures that the network's data set has; with the target registration error
+        The table of `evaluate`; with the target registration error
         where the true deformation of the pairs is known (of the built-in cohort).
 
     Raises:
@@ -131,31 +152,45 @@ def evaluate_checkpoint(
     truth = all(subject.velocity is not None for subject in subjects)
     dataset = PairDataset(loaded, pairs, truth=truth)
     items = (dataset[index] for index in range(len(dataset)))
-    return evaluate(checkpoint.model(), items, checkpoint.card.labels, checkpoint.card.recipe.spacing, device=device)
+    recipe = checkpoint.card.recipe
+    labels = labels or checkpoint.card.labels or labels_of(subjects, len(recipe.shape))
+    return evaluate(checkpoint.model(), items, labels, recipe.spacing, device=device)
 
 
-def _inputs(item: Mapping[str, Any], device: torch.device) -> list[Tensor]:
-    """moving, fixed, moving_label, fixed_label as `(1, 1, *spatial)` on the device."""
-    keys = ("moving", "fixed", "moving_label", "fixed_label")
-    missing = [key for key in keys if item.get(key) is None]
-    if missing:
-        raise CourseError(
-            f"pair {item['name']} has no {' and no '.join(missing)}: "
-            "evaluation needs both images and both labels, add them or leave the pair out"
-        )
-    return [convert_to_tensor(item[key], device=device)[None] for key in keys]
+def _tensor(item: Mapping[str, Any], key: str, device: torch.device) -> Tensor:
+    """An image or a label map of a pair, `(1, 1, *spatial)`, on the device."""
+    if item.get(key) is None:
+        raise CourseError(f"pair {item['name']} has no {key} image: add it, or leave the pair out")
+    return convert_to_tensor(item[key], device=device)[None]
 
 
-def _timed(model: Callable[[Tensor, Tensor], Any], moving: Tensor, fixed: Tensor) -> tuple[Tensor, float]:
-    """The displacement and the seconds it took; CUDA works in the background: wait for it on both sides."""
+def _timed(model: Callable[[Tensor, Tensor], Any], moving: Tensor, fixed: Tensor) -> tuple[Any, float]:
+    """The registration and the seconds it took; CUDA works in the background: wait for it on both sides."""
     wait = (lambda: torch.cuda.synchronize(moving.device)) if moving.device.type == "cuda" else (lambda: None)
     wait()
     start = time.perf_counter()
     with torch.inference_mode():
-        displacement = model(moving, fixed).displacement
+        registration = model(moving, fixed)
     wait()
-    seconds = time.perf_counter() - start
-    return displacement.detach().to(moving.device), seconds
+    return registration, time.perf_counter() - start
+
+
+def _likeness(moving: Tensor, fixed: Tensor, displacement: Tensor) -> dict[str, float]:
+    """How much the images are alike, before and after."""
+    moved = warp(moving, displacement)
+    return {
+        f"ncc_{side}": 1 - losses.ncc_loss(image, fixed).item()
+        for side, image in (("before", moving), ("after", moved))
+    }
+
+
+def _inverse_error(registration: Any, displacement: Tensor, spacing: float | Sequence[float]) -> float:
+    """Mean distance, mm, between a voxel and where the map and then its inverse take it."""
+    with torch.inference_mode():
+        inverse = registration.inverse() if hasattr(registration, "inverse") else invert(displacement)
+        back = compose(displacement, inverse.to(displacement.device))
+        mm = torch.as_tensor(spacing, dtype=torch.float32, device=back.device).expand(back.shape[1])
+        return (back * mm.view(1, -1, *[1] * (back.ndim - 2))).norm(dim=1).mean().item()
 
 
 def _check_displacement(displacement: Tensor, fixed: Tensor, name: str) -> None:
@@ -244,7 +279,8 @@ def readable(summary: pd.DataFrame) -> str:
     rows = {structure: [cell(structure, measure) for measure in of_structure] for structure in summary.index}
     once = [f"{measure}: {cell('overall', measure)}" for measure in measures if measure not in of_structure]
     pairs = f"mean ± standard deviation over {summary.loc['overall', ('pairs', 'count')]:.0f} pairs"
-    return "\n".join([pairs, pd.DataFrame.from_dict(rows, "index", columns=of_structure).to_string(), *once])
+    table = [pd.DataFrame.from_dict(rows, "index", columns=of_structure).to_string()] if of_structure else []
+    return "\n".join([pairs, *table, *once])
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,10 @@ def warp(image: Tensor, displacement: Tensor, *, mode: str = "bilinear", padding
         scale = torch.tensor([2.0 / max(n - 1, 1) for n in spatial], device=image.device)
         # grid_sample wants (x, y, z) order, the reverse of array axes, in [-1, 1] from centre to centre.
         grid = (positions.movedim(1, -1) * scale - 1.0).flip(-1)
-        moved = F.grid_sample(image.float(), grid, mode=mode, padding_mode=padding, align_corners=True)
+        # float32 holds integers up to 2**24: larger label values would come back as others.
+        wide = image.dtype in (torch.int32, torch.int64)
+        values, grid = (image.double(), grid.double()) if wide else (image.float(), grid)
+        moved = F.grid_sample(values, grid, mode=mode, padding_mode=padding, align_corners=True)
     return moved.to(image.dtype)
 
 

@@ -14,13 +14,18 @@ from torch.nn import functional as F
 from course_utils.fields import jacobian_determinant
 
 
-def ssd_loss(moved: Tensor, fixed: Tensor) -> Tensor:
-    """Mean of squared differences of two images `(B, C, *spatial)`: assumes that equal tissue has equal intensity."""
+def ssd_loss(moved: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean of squared differences of two images `(B, C, *spatial)`: assumes that equal tissue has equal intensity.
+
+    `weight`, `(B, 1, *spatial)` from 0 to 1, says how much each voxel counts; None counts all alike.
+    """
     _same_shape(moved, fixed)
-    return (moved.float() - fixed.float()).square().mean()
+    return _mean((moved.float() - fixed.float()).square(), weight)
 
 
-def ncc_loss(moved: Tensor, fixed: Tensor, window: int = 9, epsilon: float = 1e-8) -> Tensor:
+def ncc_loss(
+    moved: Tensor, fixed: Tensor, window: int = 9, epsilon: float = 1e-8, weight: Tensor | None = None
+) -> Tensor:
     """One minus the mean local squared correlation coefficient; 0 where each window is a line `a x + b` of the other.
 
     In a cube of `window` voxels around each voxel, `cov(moved, fixed)**2 / (var(moved) var(fixed) + epsilon)`.
@@ -31,6 +36,8 @@ def ncc_loss(moved: Tensor, fixed: Tensor, window: int = 9, epsilon: float = 1e-
         window: side of the cube in voxels, odd.
         epsilon: what a product of variances must exceed to count as structure. 1e-8 is a contrast of 1 % of the
             intensity range in both images; flat background scores no correlation.
+        weight: `(B, 1, *spatial)` from 0 to 1: how much each voxel counts, in the windows and in the mean; None counts
+            all alike.
 
     Source: Avants et al., Symmetric diffeomorphic image registration with cross-correlation, Medical Image Analysis
     12(1), 2008; Balakrishnan et al., IEEE TMI 38(8), 2019, equation 5.
@@ -43,12 +50,16 @@ def ncc_loss(moved: Tensor, fixed: Tensor, window: int = 9, epsilon: float = 1e-
         axes = tuple(range(1, moved.ndim))
         moved, fixed = (image.float() - image.float().mean(axes, keepdim=True) for image in (moved, fixed))
         products = torch.cat([moved, fixed, moved * moved, fixed * fixed, moved * fixed], dim=1)
-        mean_m, mean_f, mean_mm, mean_ff, mean_mf = _box_mean(products, window).chunk(5, dim=1)
+        if weight is None:
+            means = _box_mean(products, window)
+        else:
+            means = _box_mean(products * weight, window) / _box_mean(weight.float(), window).clamp(min=1e-6)
+        mean_m, mean_f, mean_mm, mean_ff, mean_mf = means.chunk(5, dim=1)
         covariance = mean_mf - mean_m * mean_f
         # Rounding can leave a flat window with a variance just below zero.
         variance_m = (mean_mm - mean_m * mean_m).clamp(min=0)
         variance_f = (mean_ff - mean_f * mean_f).clamp(min=0)
-        return 1 - (covariance.square() / (variance_m * variance_f + epsilon)).mean()
+        return 1 - _mean(covariance.square() / (variance_m * variance_f + epsilon), weight)
 
 
 def diffusion_loss(field: Tensor) -> Tensor:
@@ -103,6 +114,14 @@ def soft_dice_loss(moved: Tensor, fixed: Tensor) -> Tensor:
     present = sizes > 0
     dice = 2 * (moved * fixed).sum(axes) / sizes.clamp(min=torch.finfo(sizes.dtype).tiny)
     return 1 - dice[present].mean() if present.any() else sizes.sum()
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean over batch, channels and voxels, weighted; 0 where no voxel counts."""
+    if weight is None:
+        return values.mean()
+    weight = weight.float().expand_as(values)
+    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def _box_mean(images: Tensor, window: int) -> Tensor:

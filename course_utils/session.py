@@ -11,8 +11,9 @@ from monai.utils import set_determinism
 
 import course_utils
 from course_utils.data.cohorts import data_root
-from course_utils.data.registry import DATASETS
+from course_utils.data.registry import known_datasets
 from course_utils.errors import CourseError
+from course_utils.places import place
 
 PROFILES = ("quick", "full")
 
@@ -22,7 +23,7 @@ class Session:
     """What a notebook is run with; `str()` of it names no path and no host, so that it can be published.
 
     Attributes:
-        dataset: a name out of `course_utils.data.cohorts.DATASETS`.
+        dataset: a name out of `course_utils.data.registry.known_datasets()`.
         profile: `"quick"` shows every idea in minutes on a CPU, `"full"` trains at full size on a GPU.
         device: the CUDA device if there is one, otherwise the CPU.
         seed: what the generators of Python, NumPy and PyTorch were seeded with.
@@ -54,21 +55,22 @@ class Session:
 def start(seed: int = 0) -> Session:
     """Seed every generator and read what the user chose.
 
-    `COURSE_DATASET` names the data set (`synthetic` if unset), `COURSE_PROFILE` the profile (`full` if there is
-    a CUDA device, else `quick`), `MONAI_DATA_DIRECTORY` the data folder (`data`) and `COURSE_RUNS` the
-    folder for results (`runs`).
+    `COURSE_DATASET` names the data set (`synthetic` if unset), which may be one of the file `COURSE_REGISTRY` (see
+    `read_registry`), `COURSE_PROFILE` the profile (`full` if there is a CUDA device, else `quick`),
+    `MONAI_DATA_DIRECTORY` the data folder and `COURSE_RUNS` the folder for results (`data` and `runs` in the course's
+    folder, see `places`).
 
     Raises:
-        CourseError: a data set or a profile that does not exist.
+        CourseError: a data set or a profile that does not exist, or a registry that cannot be read.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     session = Session(
-        dataset=_choice("COURSE_DATASET", "synthetic", tuple(DATASETS)),
+        dataset=_choice("COURSE_DATASET", "synthetic", tuple(known_datasets())),
         profile=_choice("COURSE_PROFILE", "full" if device.type == "cuda" else "quick", PROFILES),
         device=device,
         seed=seed,
         data_root=data_root(),
-        runs=Path(os.environ.get("COURSE_RUNS") or "runs"),
+        runs=place("COURSE_RUNS", "runs"),
         versions={
             "course_utils": course_utils.__version__,
             "Python": platform.python_version(),

@@ -47,6 +47,8 @@ import sys
 
 if importlib.util.find_spec("course_utils") is None:
     repository = os.environ.get("COURSE_REPOSITORY", "git+{address}")
+    if "/OWNER/" in repository:
+        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -83,9 +85,18 @@ Hand in the notebook of an assignment, nothing else.
 """
 
 NBGRADER_CONFIG = f"""\
+import os
+from pathlib import Path
+
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "registration"
 c.ClearSolutions.code_stub = {{"python": {STUB!r}}}
+
+# One data folder for everybody, beside source/; without it, each student's notebook would fill one of its own.
+data = os.environ.get("MONAI_DATA_DIRECTORY") or Path(__file__).parent / "data"
+os.environ["MONAI_DATA_DIRECTORY"] = str(Path(data).resolve())
+# Nor are data and results copied that somebody has made beside a notebook.
+c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "feedback", "data", "runs"]
 """
 
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(?:root|home|Users|tmp|work|private|opt|usr|var|mnt|content)/[\w./-]*")
@@ -96,7 +107,7 @@ app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pret
 
 def repository_address(root: Path = ROOT) -> str:
     """The repository's address, from the one place where it stands: pyproject.toml."""
-    return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
 def repository_slug(address: str) -> str:
@@ -122,6 +133,7 @@ def course_environment(folder: Path) -> dict[str, str]:
     return {
         "COURSE_DATASET": "synthetic",
         "COURSE_PROFILE": "quick",
+        "COURSE_REGISTRY": "",
         "MONAI_DATA_DIRECTORY": str(folder / "data"),
         "COURSE_RUNS": str(folder / "runs"),
     }
@@ -396,9 +408,16 @@ def write_release(out: Path, root: Path = ROOT) -> list[str]:
             raise CourseError(f"assignments/{source.name}: {found[0]}")
     stored = [path for path in map(notebook_of, sources(root)) if path.exists()]
     students = [notebook_of(source) for source in assignments(root)]
-    package = [*sorted((root / "course_utils").glob("*.py")), root / "pyproject.toml", root / "LICENSE"]
-    files = {path.relative_to(root): path.read_text(encoding="utf-8") for path in (*stored, *students, *package)}
-    return _write_folder(out, {Path("README.md"): STUDENTS_README} | files)
+    package = [
+        path
+        for path in sorted((root / "course_utils").rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    files = {
+        path.relative_to(root): path.read_bytes()
+        for path in (*stored, *students, *package, root / "pyproject.toml", root / "LICENSE")
+    }
+    return _write_folder(out, {Path("README.md"): STUDENTS_README.encode()} | files)
 
 
 @app.command()
@@ -414,26 +433,26 @@ def write_instructor_versions(out: Path, root: Path = ROOT) -> list[str]:
     Raises:
         CourseError: a source breaks the format, or `out` holds something else.
     """
-    files = {Path("nbgrader_config.py"): NBGRADER_CONFIG}
+    files = {Path("nbgrader_config.py"): NBGRADER_CONFIG.encode()}
     for source in assignments(root):
         name = Path("source", source.stem, f"{source.stem}.ipynb")
-        files[name] = nbformat.writes(read_assignment(source)) + "\n"
+        files[name] = f"{nbformat.writes(read_assignment(source))}\n".encode()
     return _write_folder(out, files)
 
 
-def _write_folder(out: Path, files: dict[Path, str]) -> list[str]:
-    """Write texts into a folder that is new, or whose first file says that the same command has written it."""
+def _write_folder(out: Path, files: dict[Path, bytes]) -> list[str]:
+    """Write files into a folder that is new, or whose first file says that the same command has written it."""
     mark, text = next(iter(files.items()))
     out = out.resolve()
     if out.exists():
         empty = out.is_dir() and not any(out.iterdir())
-        if not empty and not ((out / mark).is_file() and (out / mark).read_text(encoding="utf-8") == text):
+        if not empty and not ((out / mark).is_file() and (out / mark).read_bytes() == text):
             raise CourseError(f"{out} holds something else; name a new folder with --out")
     partial = out.with_name(f".{out.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     for path, content in files.items():
         (partial / path).parent.mkdir(parents=True, exist_ok=True)
-        (partial / path).write_text(content, encoding="utf-8")
+        (partial / path).write_bytes(content)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return [path.as_posix() for path in files]

@@ -4,7 +4,8 @@ import nibabel as nib
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from course_utils.data.volumes import Grid, read_image
+from course_utils.data.grids import Grid
+from course_utils.data.volumes import read_image
 
 RNG = np.random.default_rng(7)
 CENTRES, WIDTHS, HEIGHTS = RNG.uniform(-20, 20, (3, 25)), RNG.uniform(4, 8, 25), RNG.uniform(-350, 500, 25)

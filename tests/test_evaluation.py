@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from course_utils.errors import CourseError
-from course_utils.evaluation import evaluate, paired_comparison, summarise
+from course_utils.evaluation import evaluate, paired_comparison, readable, summarise
 from course_utils.fields import warp
 
 COLUMNS = [
@@ -145,7 +145,7 @@ def test_a_network_is_measured_in_evaluation_mode_and_left_as_it_was():
     assert network.training
     assert network.dropout.training
     with pytest.raises(CourseError):
-        evaluate(network, [without(shifted_pair(), "fixed_label")], LABELS, 1.0)
+        evaluate(network, [without(shifted_pair(), "fixed")], LABELS, 1.0)
     assert network.training
 
 
@@ -199,8 +199,8 @@ def nan_for_bright(moving, fixed):
     ("method", "items", "words"),
     [
         (do_nothing, [], "no pairs to evaluate"),
-        (do_nothing, [without(shifted_pair(), "moving_label")], "pair a_to_b has no moving_label"),
-        (do_nothing, [shifted_pair() | {"fixed_label": None}], "pair a_to_b has no fixed_label"),
+        (do_nothing, [without(shifted_pair(), "moving")], "pair a_to_b has no moving image"),
+        (do_nothing, [shifted_pair() | {"fixed": None}], "pair a_to_b has no fixed image"),
         (do_nothing, [shifted_pair(), shifted_pair()], "pair a_to_b comes twice"),
         (
             nan_for_bright,
@@ -370,3 +370,37 @@ def test_paired_comparison_refuses_what_is_not_paired():
         paired_comparison(a, a, "hd_mm_after")
     with pytest.raises(CourseError, match="1 pairs have a finite dice_after"):
         paired_comparison(a.iloc[:2], a.iloc[:2], "dice_after")
+
+
+# --- without labels ---------------------------------------------------------------------------------------------------
+
+
+def test_without_labels_the_images_the_field_and_its_inverse_are_measured():
+    item = without(shifted_pair(), "fixed_label", "moving_label")
+    truth = item["true_displacement"][None]
+    table = evaluate(lambda m, f: answer(truth), [item], LABELS, (1.0, 2.0, 0.5))
+    assert list(table.columns) == [
+        *("pair", "structure", "ncc_before", "ncc_after", "inverse_error_mm", "folding_percent", "sdlogj", "seconds"),
+    ]
+    (row,) = table.to_dict("records")
+    assert row["structure"] == "whole image" and row["ncc_after"] > 0.9 > row["ncc_before"] + 0.1
+    assert row["inverse_error_mm"] == pytest.approx(0, abs=1e-5)  # of a translation
+    assert readable(summarise(table)).splitlines()[1].startswith("ncc_before: ")
+
+
+def test_the_inverse_error_is_how_far_a_voxel_ends_from_its_place():
+    """An answer that claims to be its own inverse: there and there again is twice the way."""
+    item = without(shifted_pair(), "fixed_label", "moving_label")
+    shift = torch.zeros(1, 3, 14, 12, 13)
+    shift[:, 1] = 1.5
+    claim = SimpleNamespace(displacement=shift, inverse=lambda: shift)
+    table = evaluate(lambda m, f: claim, [item], {}, (1.0, 2.0, 0.5))
+    assert table["inverse_error_mm"].item() == pytest.approx(2 * 1.5 * 2.0)
+
+
+def test_a_pair_that_lacks_one_label_is_measured_without_and_the_others_with():
+    items = [shifted_pair("a_to_b"), shifted_pair("a_to_c") | {"fixed_label": None}]
+    table = evaluate(do_nothing, items, LABELS, 1.0)
+    assert table["structure"].tolist() == ["shell", "core", "whole image"]
+    assert table["dice_before"].notna().tolist() == [True, True, False]
+    assert summarise(table).loc["overall", ("dice_before", "mean")] == table["dice_before"].iloc[:2].mean()

@@ -18,9 +18,10 @@ from packaging.utils import canonicalize_name
 import course_utils
 from course_utils.errors import CourseError
 from notebooks import build
+from tests.lowest import lowest
 
 ROOT = build.ROOT
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # An extra may ask for another, as "course_utils[grading]".
 EXTRAS = {
     name: [text for text in wanted if Requirement(text).name != PROJECT["name"]]
@@ -37,11 +38,25 @@ def tracked_texts():
             yield name, path.read_text(encoding="utf-8")
 
 
+RUNNING, TOOLS = "requirements-lock.txt", "requirements-tools-lock.txt"
+
+
+def locked(name, python="3.11", machine="x86_64"):
+    """Version of each package that a lock file names, for a Python and a machine."""
+    lines = [line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    exact = r"[a-z0-9-]+==[a-z0-9.]+(; .+)?"
+    assert all(re.fullmatch(exact, line) for line in lines), "only exact versions of packages"
+    environment = {"python_version": python, "platform_machine": machine}
+    wanted = [Requirement(line) for line in lines]
+    here = [one for one in wanted if one.marker is None or one.marker.evaluate(environment)]
+    versions = {one.name: next(iter(one.specifier)).version for one in here}
+    assert len(versions) == len(here), "a package has one version"
+    return versions
+
+
 @pytest.fixture(scope="module")
 def lock():
-    lines = [line for line in (ROOT / "requirements-lock.txt").read_text().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z0-9-]+==[a-z0-9.]+", line) for line in lines), "only exact versions of packages"
-    return dict(line.split("==") for line in lines)
+    return locked(RUNNING) | locked(TOOLS)
 
 
 @pytest.mark.parametrize("wanted", [*PROJECT["dependencies"], *chain(*EXTRAS.values())])
@@ -50,9 +65,59 @@ def test_the_lock_satisfies_every_declared_requirement(lock, wanted):
     assert lock[canonicalize_name(requirement.name)] in requirement.specifier
 
 
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("machine", ["x86_64", "arm64", "aarch64"])
+def test_the_first_lock_is_enough_for_commands_and_notebooks(python, machine):
+    """On every system; antspyx, which has no wheel for each of them, stands in the second file."""
+    lock = locked(RUNNING, python, machine)
+    for wanted in (*PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["grading"]):
+        requirement = Requirement(wanted)
+        assert lock[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_the_second_lock_adds_and_changes_nothing():
+    assert not set(locked(RUNNING)) & set(locked(TOOLS))
+
+
+def test_those_who_run_and_study_get_no_test_tools_no_peers_and_no_teacher_s_menu():
+    teams = {"nbgrader", "antspyx", "voxelmorph", "selenium", "onnxruntime", "pytest-xdist", "nilearn", "ruff"}
+    assert teams <= set(locked(TOOLS))
+
+
+def installs(requirements):
+    """Names of what pip installs for some requirements, by the metadata of what is installed here."""
+    names, left = set(), [Requirement(text) for text in requirements]
+    while left:
+        requirement = left.pop()
+        name = canonicalize_name(requirement.name)
+        if name in names and not requirement.extras:
+            continue
+        names.add(name)
+        extras = [{"extra": extra} for extra in requirement.extras or {""}]
+        for wanted in map(Requirement, importlib.metadata.requires(name) or []):
+            if wanted.marker is None or any(wanted.marker.evaluate(extra) for extra in extras):
+                left.append(wanted)
+    return names
+
+
+def test_the_first_lock_names_whatever_its_packages_ask_for():
+    wanted = [*PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["grading"]]
+    assert installs(wanted) == set(locked(RUNNING))
+
+
 def test_the_tests_run_on_the_locked_versions_of_the_numbers_makers(lock):
-    for name in ("torch", "monai", "numpy", "nilearn"):
+    for name in ("torch", "monai", "numpy", "scipy"):
         assert importlib.metadata.version(name).split("+")[0] == lock[name]
+
+
+def test_the_lowest_versions_are_those_declared(tmp_path):
+    text = (
+        "[project]\ndependencies = ['a>=1.2', 'b<4,>=3', 'c']\n[project.optional-dependencies]\nx = ['d[e]>=0.5.1']\n"
+    )
+    (tmp_path / "pyproject.toml").write_text(text)
+    assert list(lowest(tmp_path / "pyproject.toml")) == ["a==1.2", "b==3", "d==0.5.1"]
+    names = {line.partition("==")[0] for line in lowest()}
+    assert names == {Requirement(text).name for text in (*PROJECT["dependencies"], *chain(*EXTRAS.values()))}
 
 
 def imported(tree):
@@ -70,7 +135,12 @@ PACKAGE = sorted((ROOT / "course_utils").rglob("*.py"))
 def test_the_package_imports_only_what_it_declares():
     declared = {Requirement(text).name for text in (*PROJECT["dependencies"], *chain(*EXTRAS.values()))}
     for path in PACKAGE:
-        undeclared = set(imported(ast.parse(path.read_text()))) - declared - {"course_utils"} - sys.stdlib_module_names
+        undeclared = (
+            set(imported(ast.parse(path.read_text(encoding="utf-8"))))
+            - declared
+            - {"course_utils"}
+            - sys.stdlib_module_names
+        )
         assert not undeclared, f"{path} imports {undeclared}, which pyproject.toml does not ask for"
 
 
@@ -92,7 +162,7 @@ def test_the_installed_version_is_the_package_s():
 
 
 def test_readme_names_the_commands_and_links_every_notebook():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(r"^\s*make run\b", readme, re.MULTILINE)
     assert "make test" in readme and "make check" in readme
     first = next(n for n, line in enumerate(readme.splitlines()) if line.startswith("make run"))
@@ -104,11 +174,11 @@ def test_readme_names_the_commands_and_links_every_notebook():
 
 def test_ci_calls_the_readme_s_test_command():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert (ROOT / ".ci" / "run").read_text().rstrip().splitlines()[-1] == "make test"
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().splitlines()[-1] == "make test"
 
 
 def test_every_target_of_the_makefile_exists_and_is_explained():
-    text = (ROOT / "Makefile").read_text()
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
     help_text = subprocess.run(
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -177,6 +247,20 @@ def test_one_command_carries_the_address_everywhere_and_makes_no_notebook_stale(
     assert contents(copy) == before
 
 
+@pytest.mark.parametrize("owner", ["OWNER", "me"])
+def test_the_first_cell_says_what_to_do_where_the_address_was_never_set(owner):
+    """Before it asks pip for a repository that does not exist."""
+    address = f"https://github.com/{owner}/registration-course"
+    cell = build.SETUP_CELL.format(address=address)
+    absent = "import importlib.util, subprocess\nimportlib.util.find_spec = lambda name: None\n"
+    pip = "subprocess.run = lambda command, **_: exit(f'pip gets {command[-1]}')\n"
+    environment = {name: value for name, value in os.environ.items() if name != "COURSE_REPOSITORY"}
+    command = [sys.executable, "-c", absent + pip + cell]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    said = "this copy has no address yet: make address URL=https://github.com/you/fork\n"
+    assert done.stderr == (said if owner == "OWNER" else f"pip gets git+{address}\n")
+
+
 @pytest.mark.parametrize("url", ["", "me/fork", "https://example.org/me/fork", "https://github.com/me"])
 def test_an_address_that_colab_cannot_open_is_refused(copy, url):
     before = contents(copy)
@@ -193,7 +277,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_link_between_pages_leads_somewhere(page):
-    missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    missing = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
     assert missing == []
 
 
@@ -206,7 +290,7 @@ def test_every_command_in_the_documents_exists_and_takes_its_options():
     helps = {}
     seen = 0
     for page in PAGES:
-        for name, rest in COMMAND.findall(page.read_text()):
+        for name, rest in COMMAND.findall(page.read_text(encoding="utf-8")):
             if name == "COMMAND":
                 continue
             assert name in COMMANDS, f"{page.name}: {name}"
@@ -220,7 +304,9 @@ def test_every_command_in_the_documents_exists_and_takes_its_options():
 
 
 def test_the_python_of_the_command_line_s_page_imports_what_exists():
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "command-line.md").read_text(), re.DOTALL)[1]
+    code = re.search(
+        r"```python\n(.*?)```", (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8"), re.DOTALL
+    )[1]
     for node in ast.parse(code).body:
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)

@@ -1,18 +1,23 @@
 import random
+import shutil
 import socket
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from course_utils.data.cohorts import load_cohort
 from course_utils.data.registry import DATASETS
 from course_utils.errors import CourseError
 from course_utils.session import start
+from notebooks.build import ROOT
+from tests.notebooks.cells import code_cells
 
 
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch):
-    for variable in ("COURSE_DATASET", "COURSE_PROFILE", "COURSE_RUNS"):
+    for variable in ("COURSE_DATASET", "COURSE_PROFILE", "COURSE_REGISTRY", "COURSE_RUNS"):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -73,3 +78,76 @@ def test_the_printed_block_can_be_published(monkeypatch, tmp_path):
     assert "synthetic" in text
     assert "7" in text
     assert len(text.splitlines()) <= 6
+
+
+# --- a data set of one's own ------------------------------------------------------------------------------------------
+
+OWN = """
+[knees]
+folder = "knees"
+image = "images/{name}.nii.gz"
+label = "labels/{name}.nii.gz"
+labels = { 1 = "femur", 2 = "tibia" }
+shape = [12, 12, 8]
+spacing = [1.5, 1.5, 2.0]
+"""
+
+
+@pytest.fixture
+def knees(monkeypatch, tmp_path):
+    """Eight scans below a data folder, a registry beside it, and the environment that names both."""
+    rng = np.random.default_rng(0)
+    label = np.zeros((12, 12, 8), np.uint8)
+    label[2:6], label[7:10] = 1, 2
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / "knees" / kind).mkdir(parents=True)
+    for number in range(8):
+        for kind, array in (("images", rng.random(label.shape, np.float32)), ("labels", label)):
+            image = nib.Nifti1Image(array, np.diag([1.5, 1.5, 2.0, 1.0]))
+            nib.save(image, tmp_path / "data" / "knees" / kind / f"knee_{number}.nii.gz")
+    (tmp_path / "mine.toml").write_text(OWN)
+    monkeypatch.setenv("COURSE_REGISTRY", str(tmp_path / "mine.toml"))
+    monkeypatch.setenv("COURSE_DATASET", "knees")
+    monkeypatch.setenv("MONAI_DATA_DIRECTORY", str(tmp_path / "data"))
+    return tmp_path
+
+
+def test_a_notebook_works_on_an_own_data_set(knees, capsys):
+    """The first cells of notebook 01, as they stand: session, terms, subjects, a slice."""
+    names = {"display": print}
+    for code in code_cells("01_data")[:3]:
+        exec(compile(code, "01_data", "exec"), names)
+    assert names["session"].dataset == "knees"
+    assert names["cohort"].info.labels == {1: "femur", 2: "tibia"}
+    assert len(names["cohort"].subjects) == 8
+    assert "8 subjects, 2 structures, common grid (12, 12, 8) at (1.5, 1.5, 2.0) mm" in capsys.readouterr().out
+
+
+def test_commands_know_the_own_data_set_too(knees):
+    from course_utils.commands.check_data import check_data
+
+    check_data(dataset="knees")
+
+
+def test_a_relative_registry_is_meant_from_the_course_s_folder(knees, monkeypatch):
+    shutil.copy(ROOT / "pyproject.toml", knees)
+    (knees / "notebooks").mkdir()
+    monkeypatch.chdir(knees / "notebooks")
+    for variable, value in (("COURSE_REGISTRY", "mine.toml"), ("MONAI_DATA_DIRECTORY", "data"), ("COURSE_RUNS", "out")):
+        monkeypatch.setenv(variable, value)
+    session = start()
+    assert session.dataset == "knees"
+    assert (session.data_root.resolve(), session.runs.resolve()) == (knees / "data", knees / "out")
+    assert len(load_cohort("knees").subjects) == 8
+
+
+def test_a_registry_that_is_not_there_is_named(knees, monkeypatch):
+    monkeypatch.setenv("COURSE_REGISTRY", str(knees / "none.toml"))
+    with pytest.raises(CourseError, match=r"registry .*none\.toml cannot be read"):
+        start()
+
+
+def test_an_own_name_is_offered_where_another_is_asked_for(knees, monkeypatch):
+    monkeypatch.setenv("COURSE_DATASET", "hips")
+    with pytest.raises(CourseError, match=r"COURSE_DATASET=hips does not exist; .*synthetic, .*knees"):
+        start()

@@ -13,7 +13,7 @@ from notebooks.build import ROOT
 FLOORS = [
     {"course_utils"},  # its version
     {"errors"},
-    {"files", "progress", "fields", "schedule"},
+    {"files", "places", "progress", "fields", "schedule"},
     {"losses", "metrics"},
     {"networks", "plotting", "data"},
     {"objectives", "checkpoint", "session"},
@@ -125,7 +125,7 @@ def test_a_command_has_a_module_of_its_own():
     for command, name in COMMANDS.items():
         function = getattr(importlib.import_module(name), command.replace("-", "_"))
         assert function.__module__ == name and function.__doc__
-    shared = {"app", "ending", "settings", "__init__"}
+    shared = {"app", "data_options", "ending", "help_pages", "settings", "stopping", "__init__"}
     files = {path.stem for path in (ROOT / "course_utils" / "commands").glob("*.py")} - shared
     assert files == {command.replace("-", "_") for command in COMMANDS} - {"grade", "check"}
 

@@ -1,5 +1,6 @@
-"""`python -m course_utils COMMAND`, also called `course-utils`: finds the module of a command and runs it."""
+"""Finds the module of a command and runs it."""
 
+import functools
 import importlib
 import logging
 import sys
@@ -10,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from course_utils import __version__
+from course_utils.commands import help_pages, stopping
 from course_utils.commands.ending import in_one_line
 from course_utils.commands.settings import Settings
 
@@ -17,10 +19,12 @@ COMMANDS = {
     "train": "course_utils.commands.train",
     "evaluate": "course_utils.commands.evaluate",
     "register": "course_utils.commands.register",
+    "apply": "course_utils.commands.apply",
     "learn2reg": "course_utils.commands.learn2reg",
     "export": "course_utils.commands.export",
     "download": "course_utils.commands.download",
     "check-data": "course_utils.commands.check_data",
+    "convert-dicom": "course_utils.commands.convert_dicom",
     "make-synthetic": "course_utils.commands.make_synthetic",
     # By name, not by import: nothing outside the wing of grading depends on it.
     "grade": "course_utils.grading.commands",
@@ -40,13 +44,22 @@ class _Commands(TyperGroup):
             return None
         return _command(cmd_name)
 
+    def get_help(self, ctx: Any) -> str:
+        return help_pages.stored() or super().get_help(ctx)
+
 
 @in_one_line
 def _command(name: str) -> Any:  # of typer, which from 0.16 on has its own copy of click's classes
     function: Callable[..., Any] = getattr(importlib.import_module(COMMANDS[name]), name.replace("-", "_"))
+
+    @functools.wraps(function)
+    def begin(*args: Any, **kwargs: Any) -> Any:
+        stopping.raise_at_ctrl_c()  # everything is imported
+        return function(*args, **kwargs)
+
     single = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-    ending = in_one_line(function, verbose=lambda: Settings.current().verbose)
-    single.command(name, context_settings={"help_option_names": ["-h", "--help"]})(ending)
+    whole = in_one_line(begin, verbose=lambda: Settings.current().verbose)
+    single.command(name, context_settings={"help_option_names": ["-h", "--help"]})(whole)
     return typer.main.get_command(single)
 
 
@@ -85,4 +98,9 @@ def options(
 
 def main() -> None:
     """Run the command that the process was started with."""
-    app()
+    match sys.argv[1:]:
+        case [name, "-h" | "--help"] if name in COMMANDS and (page := help_pages.stored(name)):
+            typer.echo(page)
+            sys.exit(0)  # as typer ends
+        case _:
+            app(prog_name=help_pages.PROGRAM)

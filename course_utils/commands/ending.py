@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from course_utils.commands.settings import Settings
+from course_utils.commands.stopping import STOPPED
 from course_utils.errors import CourseError
 
 Parameters = ParamSpec("Parameters")
@@ -19,6 +21,7 @@ def run(app: typer.Typer) -> None:
     for command in (*app.registered_commands, app.registered_callback):
         if command is not None and command.callback is not None:
             command.callback = in_one_line(command.callback)
+    Settings().apply()
     app()
 
 
@@ -27,6 +30,8 @@ def in_one_line(
 ) -> Callable[Parameters, Returned]:
     """The function, whose `CourseError` and Ctrl-C become a line `error: ...` on stderr and exit code 2.
 
+    Any other exception is a fault of the program: a line too, with exit code 1.
+
     Args:
         function: of a command.
         verbose: whether the traceback comes before the line.
@@ -34,6 +39,7 @@ def in_one_line(
 
     @functools.wraps(function)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+        code = 2
         try:
             return function(*args, **kwargs)
         except CourseError as error:
@@ -41,8 +47,15 @@ def in_one_line(
             if verbose():
                 traceback.print_exc()
         except KeyboardInterrupt as stop:
-            message = str(stop) or "stopped by Ctrl-C: run the command again to go on"
+            message = str(stop) or STOPPED
+        except Exception as error:
+            if type(error).__module__.startswith(("typer", "click")):  # how these end a command
+                raise
+            if verbose():
+                traceback.print_exc()
+            told = f"{type(error).__name__}: {error}"
+            message, code = f"{told} (a fault of this program; --verbose before the command shows where)", 1
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
-        raise typer.Exit(2)
+        raise typer.Exit(code)
 
     return wrapped

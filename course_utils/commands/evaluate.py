@@ -6,52 +6,59 @@ from typing import Annotated
 import typer
 
 from course_utils.checkpoint import Checkpoint
-from course_utils.commands.settings import DataRoot, Device, Model, Registry
+from course_utils.commands.data_options import takes_source
+from course_utils.commands.settings import Device, Model, Settings
 from course_utils.commands.settings import device as device_of
-from course_utils.data.cohorts import load_cohort
 from course_utils.data.pair_files import pairs_from_csv
+from course_utils.data.source import Source
 from course_utils.errors import CourseError
 from course_utils.evaluation import evaluate_checkpoint, readable, summarise
 from course_utils.files import check_writable, replacing
 
 
+@takes_source
 def evaluate(
     model: Model,
     out: Annotated[Path, typer.Option(help="The table: one row for each pair and structure.")],
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with columns fixed_image, moving_image, fixed_label, moving_label; paths relative to the CSV.",
+            help="Instead: CSV with the columns fixed_image, moving_image and, for labels, fixed_label, moving_label; "
+            "paths relative to it.",
         ),
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Instead of --pairs: random pairs of a data set's test subjects.")
-    ] = None,
-    count: Annotated[int, typer.Option(help="At most so many of them.", min=1)] = 50,
+    *,
+    source: Source,
+    count: Annotated[int, typer.Option(help="At most so many pairs of the test subjects.", min=1)] = 50,
     device: Device = "auto",
-    data_root: DataRoot = None,
-    registry: Registry = None,
 ) -> None:
     """Measure a trained network on pairs of scans it has not seen.
 
-    Both images of a pair are brought to one common grid as in training, so their shapes may differ. Writes dice, hd_mm
-    and hd95_mm (before and after), folding_percent, sdlogj and seconds, and prints means and spreads. For the built-in
-    cohort the true deformation is known and tre_mm is measured too.
+    The pairs are random ones of the test subjects, of the data that the network was trained on unless you name another;
+    with an atlas, every test subject onto it. Both images of a pair are brought to one common grid as in training.
+    Writes dice, hd_mm and hd95_mm (before and after), folding_percent, sdlogj and seconds, and prints means and
+    spreads; without labels the similarity (ncc) and the error of the inverse (inverse_error_mm) stand in their place.
+    For the built-in cohort the true deformation is known and tre_mm is measured too.
 
     \b
     Example:
       python -m course_utils evaluate --model runs/ncc/best.pt --pairs pairs.csv --out metrics.csv
     """
+    if pairs is not None and source.given:
+        raise CourseError("--pairs, --dataset and --images name pairs in three ways: give one of them")
     check_writable(out, "metrics.csv")
     where = device_of(device)
     checkpoint = Checkpoint.load(model)
-    if pairs is not None and dataset is None:
+    labels = {value: checkpoint.card.labels.get(value, f"label {value}") for value in source.structures or ()}
+    if pairs is not None:
         cases = pairs_from_csv(pairs)
-    elif dataset is not None and pairs is None:
-        cases = load_cohort(dataset, data_root, registry=registry).distinct_pairs("test", count)
     else:
-        raise CourseError("evaluate needs either --pairs FILE.csv or --dataset NAME: give one of them")
-    table = evaluate_checkpoint(checkpoint, cases, device=where)
+        cohort, line = source.or_that_of(checkpoint.card).load()
+        if not Settings.current().quiet:
+            typer.echo(line, err=True)
+        cases = cohort.distinct_pairs("test", count)
+        labels = labels or cohort.info.labels
+    table = evaluate_checkpoint(checkpoint, cases, labels=labels, device=where)
     with replacing(out) as partial:
         table.to_csv(partial, index=False)
     typer.echo(readable(summarise(table)))

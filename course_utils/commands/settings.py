@@ -1,13 +1,15 @@
 """What several commands share: options that all have, and values that several take."""
 
+import sys
+import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, CourseWarning
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,14 @@ class Settings:
     quiet: bool = False
 
     def apply(self) -> None:
-        """Let these be the settings of the command that runs."""
+        """Let these be the settings of the command that runs; its warnings become a line each, `warning: ...`.
+
+        Those of other packages speak to programmers: they are shown with `verbose` alone.
+        """
         _CURRENT.set(self)
+        warnings.simplefilter("default" if self.verbose else "ignore")
+        warnings.simplefilter("ignore" if self.quiet else "always", CourseWarning)
+        vars(warnings)["showwarning"] = _show  # whose declared type is that one function's
 
     @classmethod
     def current(cls) -> "Settings":
@@ -34,12 +42,32 @@ class Settings:
 
 _CURRENT: ContextVar[Settings] = ContextVar("settings")
 
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, CourseWarning):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
+
+
 Model = Annotated[Path, typer.Option(help="A checkpoint that train wrote, such as OUT/best.pt.")]
 DataRoot = Annotated[
     Path | None,
-    typer.Option(help="Folder with one folder a data set.", show_default="$MONAI_DATA_DIRECTORY, or ./data"),
+    typer.Option(
+        help="Folder with one folder a data set.", show_default="$MONAI_DATA_DIRECTORY, or data in the course's folder"
+    ),
 ]
-Registry = Annotated[Path | None, typer.Option(help="Your own file of data sets or mirrors (JSON or TOML).")]
+Registry = Annotated[
+    Path | None,
+    typer.Option(help="Your own file of data sets or mirrors (JSON or TOML).", show_default="$COURSE_REGISTRY"),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.")]
 
 

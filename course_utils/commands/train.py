@@ -1,15 +1,18 @@
 """The command `train`."""
 
 import math
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from course_utils.commands.settings import DataRoot, Device, Registry, Settings
+from course_utils.checkpoint import Checkpoint
+from course_utils.commands.data_options import takes_source, whole_numbers
+from course_utils.commands.settings import Device, Settings
 from course_utils.commands.settings import device as device_of
-from course_utils.data.cohorts import load_cohort
+from course_utils.data.source import Source
 from course_utils.errors import CourseError
 from course_utils.networks import ARCHITECTURES, NetworkSpec
 from course_utils.objectives import REGULARISERS, SIMILARITIES, pair_objective
@@ -21,17 +24,17 @@ Loss = StrEnum("Loss", list(SIMILARITIES))
 Architecture = StrEnum("Architecture", list(ARCHITECTURES))
 Regulariser = StrEnum("Regulariser", list(REGULARISERS))
 Amp = StrEnum("Amp", {name: name for name in ("auto", *AMP)})
+ARCHITECTURE = Architecture["pyramid"]
 MINUTES = 5.0
 """The budget where the user gives none."""
 
 
+@takes_source
 def train(
     out: Annotated[
         Path, typer.Option(help="Folder for best.pt and its card, last.pt, history.csv and TensorBoard's files.")
     ],
-    dataset: Annotated[
-        str, typer.Option(help="synthetic, hippocampus, oasis2d, oasis, learn2reg, or a name of your registry.")
-    ] = "synthetic",
+    source: Source,
     loss: Annotated[Loss, typer.Option(help="Similarity of moved and fixed image.")] = Loss.ncc,
     minutes: Annotated[
         float | None, typer.Option(help="Budget as time.", show_default=f"{MINUTES:g}, unless --epochs")
@@ -48,9 +51,26 @@ def train(
         float | None, typer.Option(help="Weight of the regulariser.", show_default="suits --loss")
     ] = None,
     jacobian_weight: Annotated[float, typer.Option(help="Weight of the penalty on folding.")] = 0.0,
+    init: Annotated[
+        Path | None, typer.Option(help="Begin with the weights of this checkpoint, and with its network (fine-tuning).")
+    ] = None,
     architecture: Annotated[
-        Architecture, typer.Option(help="VoxelMorph, or a coarse-to-fine network that learns more in the same time.")
-    ] = Architecture.pyramid,
+        Architecture | None,
+        typer.Option(
+            help="VoxelMorph, or a coarse-to-fine network that learns more in the same time.",
+            show_default=f"{ARCHITECTURE.value}, unless --init",
+        ),
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Channels of its levels, finest first.", show_default="16,32,32,32")
+    ] = None,
+    full_resolution: Annotated[
+        bool, typer.Option("--full-resolution", help="Predict the velocity at full resolution: sharper, and slower.")
+    ] = False,
+    integration_steps: Annotated[
+        int | None,
+        typer.Option(help="Squarings of the velocity; 0 predicts a displacement.", min=0, show_default="7"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = TrainConfig.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = TrainConfig.learning_rate,
     amp: Annotated[
@@ -59,34 +79,45 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the network's first weights and of the training pairs.", min=0)] = 0,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Processes that load pairs, for cohorts cached on disk.", min=0)] = 0,
-    data_root: DataRoot = None,
-    registry: Registry = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, begun with the same options.")
     ] = False,
 ) -> None:
-    """Train a registration network on a data set.
+    """Train a registration network on a data set, or on your own images.
 
-    The data is downloaded, or made, if it is not there. Subjects are split once into training, validation and test;
-    the network that does best on the validation pairs is kept as OUT/best.pt. A run that was stopped goes on with
-    --resume.
+    A data set is downloaded, or made, if it is not there. Your own images may differ in shape, spacing and orientation;
+    a common grid is proposed from them and printed. Subjects are split once into training, validation and test; the
+    network that does best on the validation pairs is kept as OUT/best.pt. A run that was stopped goes on with --resume.
 
     \b
     Example:
       python -m course_utils train --dataset hippocampus --minutes 5 --out runs/ncc
+      python -m course_utils train --images scans --minutes 15 --out runs/scans
     """
     if minutes is not None and epochs is not None:
         raise CourseError("--minutes and --epochs are two budgets: give one of them")
     if epochs is not None and not 0 < epochs < math.inf:
         raise CourseError(f"--epochs {epochs:g} is not above 0: change it")
+    network = {
+        "features": whole_numbers("--features", features),
+        "half_resolution": False if full_resolution else None,
+        "integration_steps": integration_steps,
+    }
+    chosen = {name: value for name, value in network.items() if value is not None}
+    if init is not None and (chosen or architecture is not None):
+        raise CourseError("--init has a network of its own: leave out the options that choose another")
+    start = None if init is None else Checkpoint.load(init)
     where = device_of(device)
-    cohort = load_cohort(dataset, data_root, registry=registry)
+    cohort, line = source.load()
+    if not Settings.current().quiet:
+        typer.echo(line, err=True)
     steps = None if epochs is None else math.ceil(epochs * len(cohort.splits["train"]) / batch_size)
     quiet = Settings.current().quiet
     result = train_cohort(
         cohort,
         out,
-        network=NetworkSpec(architecture.value, {"spatial_dims": len(cohort.info.shape)}),
+        network=NetworkSpec((architecture or ARCHITECTURE).value, {"spatial_dims": len(cohort.info.shape), **chosen}),
+        start=start,
         objective=pair_objective(
             loss.value,
             regulariser=regulariser.value,
@@ -103,7 +134,7 @@ def train(
             amp=amp.value,
             seed=seed,
         ),
-        root=data_root,
+        root=source.data_root,
         device=where,
         workers=workers,
         resume=resume,
@@ -111,7 +142,9 @@ def train(
         progress=not quiet,
     )
     last = result.history.iloc[-1]
+    again = ["evaluate", "--model", str(result.best), *source.options(), "--out", str(out / "metrics.csv")]
+    again += [] if device == "auto" else ["--device", device]
     typer.echo(
         f"{int(last.step)} steps in {last.seconds / 60:.1f} minutes, loss {last.loss:.4f}; measure it:\n"
-        f"python -m course_utils evaluate --model {result.best} --dataset {dataset} --out {out / 'metrics.csv'}"
+        f"python -m course_utils {shlex.join(again)}"
     )

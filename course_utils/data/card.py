@@ -1,7 +1,7 @@
 """What a network must carry along of the data that it was trained on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from course_utils.data.recipe import Recipe
@@ -17,6 +17,8 @@ class DataCard:
         recipe: How its images were prepared.
         licence: Of the data.
         citation: What to cite.
+        source: Plain values from which the data can be had again, see `course_utils.data.source`; empty where nobody
+            noted them.
     """
 
     dataset: str
@@ -24,6 +26,7 @@ class DataCard:
     recipe: Recipe
     licence: str = "unknown"
     citation: str = "unknown"
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for checkpoints and JSON."""
@@ -33,6 +36,7 @@ class DataCard:
             "recipe": self.recipe.to_dict(),
             "licence": self.licence,
             "citation": self.citation,
+            "source": dict(self.source),
         }
 
     @classmethod
@@ -44,4 +48,5 @@ class DataCard:
             Recipe.from_dict(values["recipe"]),
             str(values["licence"]),
             str(values["citation"]),
+            dict(values["source"]),
         )

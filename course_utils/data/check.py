@@ -9,7 +9,7 @@ from course_utils.progress import track
 def check_subjects(cohort: Cohort, *, progress: bool = False) -> list[str]:
     """One line for each subject with a file that cannot be used: what is wrong with which file."""
     faults = []
-    for subject in track(cohort.subjects, "checking", len(cohort.subjects), show=progress):
+    for subject in track(cohort.everyone, "checking", len(cohort.everyone), show=progress):
         try:
             load_subject(subject, cohort.info.recipe)
         except CourseError as fault:

@@ -9,8 +9,8 @@ Nothing here reads a voxel; `course_utils.data.loading` does.
 """
 
 import itertools
-import os
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -25,14 +25,15 @@ from course_utils.data.learn2reg_folder import describe_2021, is_2021, learn2reg
 from course_utils.data.pairs import FRACTIONS, Cohort, Pair, Subject, split_subjects
 from course_utils.data.registry import DatasetInfo, dataset_info, fill_command
 from course_utils.data.synthetic import make_cohort
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, CourseWarning
+from course_utils.places import place
 
 _SEG4 = {1: "cortex", 2: "subcortical grey matter", 3: "white matter", 4: "CSF"}
 
 
 def data_root() -> Path:
-    """The data folder: `MONAI_DATA_DIRECTORY`, or `./data` where that is unset."""
-    return Path(os.environ.get("MONAI_DATA_DIRECTORY") or "data")
+    """The data folder: `MONAI_DATA_DIRECTORY`, or `data` in the course's folder (see `places`) where that is unset."""
+    return place("MONAI_DATA_DIRECTORY", "data")
 
 
 def load_cohort(
@@ -129,7 +130,25 @@ def _find_subjects(info: DatasetInfo, folder: Path) -> tuple[Subject, ...]:
                 for template in (info.label, info.velocity)
             )
             subjects.append(Subject(match["name"], path, label, velocity))
-    return tuple(subjects)
+    return _unlabelled_where_there_is_none(info, subjects)
+
+
+def _unlabelled_where_there_is_none(info: DatasetInfo, subjects: Sequence[Subject]) -> tuple[Subject, ...]:
+    """The subjects, those whose label map is not there without one."""
+    lacking = [subject for subject in subjects if subject.label is not None and not subject.label.is_file()]
+    if lacking and len(lacking) == len(subjects):
+        raise CourseError(
+            f"{lacking[0].label} does not exist, nor does any other label map of {info.name}: correct `label` in the "
+            "registry, leave it out, or restore the files"
+        )
+    if lacking:
+        warnings.warn(
+            f"{len(lacking)} of {len(subjects)} subjects of {info.name} have no label map, the first is "
+            f"{lacking[0].label}: they are unlabelled",
+            CourseWarning,
+            stacklevel=4,
+        )
+    return tuple(replace(subject, label=None) if subject in lacking else subject for subject in subjects)
 
 
 # --- what only the folder knows ---------------------------------------------------------------------------------------
@@ -178,4 +197,4 @@ def _label_names(info: DatasetInfo, folder: Path, subjects: Sequence[Subject]) -
         if segmentation[1] == "4":
             return dict(_SEG4)
         return {value: f"label {value}" for value in range(1, int(segmentation[1]) + 1)}
-    return labels_of(subjects)
+    return labels_of(subjects, len(info.shape))

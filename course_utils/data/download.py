@@ -21,7 +21,7 @@ import requests
 from tqdm.auto import tqdm
 from urllib3.exceptions import MaxRetryError
 
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, CourseWarning
 
 # The OASIS host answers the names of download tools with a 403 page. Identity: a server that compresses on the way
 # would make byte ranges mean something else.
@@ -179,7 +179,7 @@ def _verify(path: Path, checksum: str | None, url: str, remove: bool = False) ->
         got = hashlib.file_digest(file, algorithm).hexdigest()
     page = head.startswith((b"<!doctype html", b"<html"))
     if expected is None and not page:
-        warnings.warn(f"no checksum is known for {url}; this file has {algorithm}:{got}", stacklevel=3)
+        warnings.warn(f"no checksum is known for {url}; this file has {algorithm}:{got}", CourseWarning, stacklevel=3)
         return
     if got == expected:
         return

@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import nibabel
-import numpy as np
 
 from course_utils.data.pairs import Subject
+from course_utils.data.volumes import read_labels
 from course_utils.errors import CourseError
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises CourseError where there is none."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CourseError(f"{path} cannot be read as JSON ({error}): restore it from the archive") from error
     if not isinstance(content, dict):
@@ -26,22 +27,25 @@ def read_json(path: Path) -> dict[str, Any]:
 def file_header(path: Path) -> Any:
     """The header of an image; raises CourseError where it cannot be read."""
     try:
-        return _open(path).header
+        image: Any = nibabel.load(path)  # of one of nibabel's many classes, each with a header
+        return image.header
     except Exception as error:
         raise CourseError(f"{path} cannot be read as an image ({error}): restore it from the archive") from error
 
 
-def labels_of(subjects: Sequence[Subject]) -> dict[int, str]:
-    """Values of the first label map that can be read, background left out, each called after itself."""
-    for subject in subjects:
-        if subject.label is not None and subject.label.is_file():
-            try:
-                values = np.unique(np.asarray(_open(subject.label).dataobj))
-            except Exception:  # a broken file is reported by whoever loads it; the next one will do
-                continue
-            return {int(value): f"label {int(value)}" for value in values if value > 0}
-    return {}
+def labels_of(subjects: Sequence[Subject], dims: int = 3) -> dict[int, str]:
+    """Values of all label maps that can be read, background left out, each called after itself.
+
+    One subject may lack a structure that others have. A file that cannot be read is reported by whoever loads it.
+    """
+    paths = {subject.label for subject in subjects if subject.label is not None}
+    with ThreadPoolExecutor() as pool:
+        values = set().union(*pool.map(lambda path: _values(path, dims), paths))
+    return {value: f"label {value}" for value in sorted(values)}
 
 
-def _open(path: Path) -> Any:
-    return nibabel.load(path)  # of one of nibabel's many classes, each with header and dataobj
+def _values(path: Path, dims: int) -> set[int]:
+    try:
+        return {value for value in read_labels(path, dims).data.unique().tolist() if value}
+    except CourseError:
+        return set()

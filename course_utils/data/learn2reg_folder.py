@@ -10,7 +10,7 @@ from typing import Any
 from course_utils.data.folder_facts import file_header, labels_of, read_json
 from course_utils.data.pairs import Cohort, Pair, Subject, split_subjects
 from course_utils.data.registry import LEARN2REG_VALIDATION, DatasetInfo
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, CourseWarning
 
 
 def is_2021(folder: Path) -> bool:
@@ -69,16 +69,21 @@ def learn2reg_cohort(info: DatasetInfo, folder: Path, seed: int, fractions: tupl
             f"{found[0]} is not in the Learn2Reg layout ({error!r}): restore it from the archive"
         ) from error
     if absent:
-        warnings.warn(f"{found[0]} lists {len(absent)} pairs whose images are not in {folder}: left out", stacklevel=3)
+        warnings.warn(
+            f"{found[0]} lists {len(absent)} pairs whose images are not in {folder}: left out",
+            CourseWarning,
+            stacklevel=3,
+        )
     everyone = tuple(sorted((s for s in subjects.values() if s.image.is_file()), key=lambda s: s.name))
     if not everyone:
         raise CourseError(f"{folder} holds none of the images that {found[0].name} lists: unpack the whole archive")
     header = file_header(everyone[0].image)
+    shape = info.shape or shape or header.get_data_shape()[:3]
     info = replace(
         info,
         folder=folder.name,
-        labels=info.labels or _labels(facts) or labels_of(everyone),
-        shape=info.shape or shape or header.get_data_shape()[:3],
+        labels=info.labels or _labels(facts) or labels_of(everyone, len(shape)),
+        shape=shape,
         spacing=info.spacing or tuple(float(mm) for mm in header.get_zooms()[:3]),
     )
     images = dict.fromkeys(s.image for pair in absent for s in (pair.fixed, pair.moving) if not s.image.is_file())

@@ -13,10 +13,12 @@ from monai.transforms import Transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from course_utils.data.grids import by
 from course_utils.data.pairs import Pair, Subject
 from course_utils.data.recipe import Recipe
 from course_utils.data.synthetic import true_displacement
-from course_utils.errors import CourseError
+from course_utils.data.volumes import read_grid
+from course_utils.errors import CourseError, CourseWarning
 from course_utils.progress import track
 
 # --- one subject, many subjects ---------------------------------------------------------------------------------------
@@ -80,7 +82,7 @@ class LoadedSubjects:
         return len(self.subjects)
 
     def __getitem__(self, subject: Subject) -> dict[str, Tensor]:
-        """`{"image": (1, *spatial) float32[, "label": (1, *spatial) uint8]}`; raises `CourseError` if unusable."""
+        """`{"image": (1, *spatial) float32[, "label": (1, *spatial) int16]}`; raises `CourseError` if unusable."""
         if subject not in self._index:
             raise CourseError(f"subject '{subject.name}' was not loaded: load its split first")
         if subject.name in self.failed:
@@ -131,9 +133,23 @@ def load_subjects(
     failed = {subject.name: fault for subject, fault in zip(subjects, faults, strict=True) if fault}
     if failed and (strict or len(failed) == len(subjects)):
         raise CourseError(next(iter(failed.values())))
+    _warn_of_cut([subject for subject in subjects if subject.name not in failed], recipe)
     for fault in failed.values():
-        warnings.warn(f"left out: {fault}", stacklevel=2)
+        warnings.warn(f"left out: {fault}", CourseWarning, stacklevel=2)
     return LoadedSubjects(subjects, dataset, failed)
+
+
+def _warn_of_cut(subjects: Sequence[Subject], recipe: Recipe) -> None:
+    """Unlabelled images may lose what lies beyond the grid; with labels, a structure that would be cut is a fault."""
+    dims = len(recipe.shape)
+    cut = [s for s in subjects if s.label is None and recipe.cuts(read_grid(s.image, dims)[0])]
+    if cut:
+        warnings.warn(
+            f"{len(cut)} of {len(subjects)} images are larger than the grid {by(recipe.shape)}, the first is "
+            f"{cut[0].image}: what lies beyond it is not seen; choose a larger grid if that matters",
+            CourseWarning,
+            stacklevel=3,
+        )
 
 
 def _fill(dataset: PersistentDataset, workers: int, progress: bool) -> list[str | None]:
@@ -150,7 +166,7 @@ class PairDataset(Dataset[dict[str, Any]]):
     """Pairs of loaded subjects as a network wants them.
 
     An item holds `fixed` and `moving`, `(1, *spatial)` float32, `fixed_label` and `moving_label`, `(1, *spatial)`
-    uint8, and `name`; the labels are absent where one of the two subjects has none. With `truth` there is also
+    int16, and `name`; the labels are absent where one of the two subjects has none. With `truth` there is also
     `true_displacement`, `(N, *spatial)` float32 in voxels of the fixed grid, known for the built-in cohort only.
 
     Raises:

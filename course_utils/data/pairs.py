@@ -5,25 +5,38 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
+from course_utils.data.card import DataCard
 from course_utils.data.registry import DatasetInfo
 from course_utils.errors import CourseError
 
+ENDLESS = 10**9
+"""Pairs: more than any training takes."""
 FRACTIONS = (0.75, 0.05, 0.20)
 """Share of the subjects in train, val and test unless told otherwise."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Files of one subject. `velocity` is the built-in cohort's true velocity field, absent elsewhere."""
+    """Files of one subject.
+
+    Attributes:
+        name: Of the subject, unique in its cohort.
+        image: Its image.
+        label: Its label map, if there is one.
+        velocity: Its true velocity field, of the built-in cohort.
+        person: Who is shown, where several subjects may show one person: all are on one side of a split. Empty where
+            every subject is a person of its own.
+    """
 
     name: str
     image: Path
     label: Path | None = None
     velocity: Path | None = None
+    person: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,16 +107,41 @@ def _atlas_pair(index: int) -> tuple[int, int]:
     return 0, index + 1
 
 
+def _random_atlas_pair(n: int, seed: int, index: int) -> tuple[int, int]:
+    block, place = divmod(index, n)
+    return 0, 1 + _permutation(n, seed, 3, block)[place]
+
+
 @dataclass(frozen=True)
 class Cohort:
-    """Subjects of a data set, split into train, val and test. No subject is on two sides."""
+    """Subjects of a data set, split into train, val and test. No subject is on two sides.
+
+    Attributes:
+        info: What is known of the data set.
+        subjects: All of them, but for the atlas.
+        splits: Who is on which side.
+        official: Pairs that the data set's authors published, by split.
+        missing: Images of the authors' own pairs that the folder lacks; these pairs are not in `official`.
+        atlas: The one image that all others are registered to; None where subjects are registered to each other.
+        source: Plain values from which the cohort can be had again, see `course_utils.data.source`.
+    """
 
     info: DatasetInfo
     subjects: tuple[Subject, ...]
     splits: Mapping[str, tuple[Subject, ...]]
     official: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
     missing: tuple[Path, ...] = ()
-    """Images of the authors' own pairs that the folder lacks; these pairs are not in `official`."""
+    atlas: Subject | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    def card(self) -> DataCard:
+        """What a network trained on this cohort must carry along."""
+        return replace(self.info.card(), source=dict(self.source))
+
+    @property
+    def everyone(self) -> tuple[Subject, ...]:
+        """All subjects, and the atlas if there is one."""
+        return self.subjects if self.atlas is None else (self.atlas, *self.subjects)
 
     def pairs(
         self,
@@ -168,10 +206,37 @@ class Cohort:
                 return subject
         raise CourseError(f"{self.info.name} has no subject '{name}': the first is '{self.subjects[0].name}'")
 
+    def training_pairs(self, seed: int = 0) -> Sequence[Pair]:
+        """Random pairs of the training subjects without end; with an atlas, each of them onto it.
+
+        Raises:
+            CourseError: there are too few training subjects.
+        """
+        if self.atlas is None:
+            return self.pairs("train", count=ENDLESS, seed=seed)
+        subjects = self._onto_atlas("train")
+        return PairSequence((self.atlas, *subjects), ENDLESS, partial(_random_atlas_pair, len(subjects), seed))
+
     def distinct_pairs(self, split: str, count: int) -> Sequence[Pair]:
-        """At most `count` random pairs of a split, as many as there are without one coming twice."""
+        """At most `count` random pairs of a split, as many as there are without one coming twice.
+
+        With an atlas these are the first subjects of the split, each onto the atlas.
+
+        Raises:
+            CourseError: there is no such split, or there are too few subjects in it.
+        """
+        if self.atlas is not None:
+            subjects = self._onto_atlas(split)
+            return PairSequence((self.atlas, *subjects), min(count, len(subjects)), _atlas_pair)
         n = len(self.splits.get(split, ()))
         return self.pairs(split, count=max(1, min(count, n * (n - 1))))  # with none, `pairs` says why
+
+    def _onto_atlas(self, split: str) -> tuple[Subject, ...]:
+        if not self.splits.get(split):
+            raise CourseError(
+                f"split '{split}' of {self.info.name} has no subjects: change the fractions or add subjects"
+            )
+        return self.splits[split]
 
     def without(self, names: Iterable[str]) -> "Cohort":
         """The same cohort and splits without the subjects of these names (files that turned out to be broken)."""
@@ -208,32 +273,40 @@ def split_subjects(
     fractions: tuple[float, float, float] = FRACTIONS,
     *,
     validation: Sequence[Subject] = (),
+    fewest: int = 2,
 ) -> dict[str, tuple[Subject, ...]]:
     """Disjoint splits train, val and test, each in the order of the names.
 
-    A side whose fraction is not zero gets at least the two subjects that a pair needs. `validation` is put
-    into val whatever the fractions say, and nobody else is then; with nobody else at all train and test are empty.
+    All subjects that show one person are on one side, and the shares are those of persons. A side whose fraction is not
+    zero gets at least `fewest` persons: two where a pair needs two. `validation` is put into val whatever the fractions
+    say, and nobody else is then; with nobody else at all train and test are empty.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise CourseError(f"fractions {fractions} are not three shares of 1: give train, val and test, say {FRACTIONS}")
     fixed = set(validation)
     # The order of a hash, not of a shuffled list: the place of one subject does not depend on who else is there.
-    rest = sorted(
-        (subject for subject in subjects if subject not in fixed),
-        key=lambda subject: hashlib.sha256(f"{seed}:{subject.name}".encode()).digest(),
-    )
+    persons: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        if subject not in fixed:
+            persons.setdefault(subject.person or subject.name, []).append(subject)
+    rest = sorted(persons, key=lambda person: hashlib.sha256(f"{seed}:{person}".encode()).digest())
     if fixed and not rest:
         return {"train": (), "val": tuple(sorted(validation, key=lambda subject: subject.name)), "test": ()}
-    n_test = max(2, round(fractions[2] * len(rest))) if fractions[2] else 0
-    n_val = max(2, round(fractions[1] * len(rest))) if fractions[1] and not fixed else 0
-    if fractions[0] and len(rest) - n_test - n_val < 2:
+    n_test = max(fewest, round(fractions[2] * len(rest))) if fractions[2] else 0
+    n_val = max(fewest, round(fractions[1] * len(rest))) if fractions[1] and not fixed else 0
+    if fractions[0] and len(rest) - n_test - n_val < fewest:
         raise CourseError(
-            f"{len(subjects)} subjects are too few for train, val and test of 2 each: add subjects, "
+            f"{len(subjects)} subjects are too few for train, val and test of {fewest} each: add subjects, "
             "or change the fractions"
         )
+    of = partial(_of_persons, persons)
     sides = {
-        "train": rest[n_test + n_val :],
-        "val": [*validation, *rest[n_test : n_test + n_val]],
-        "test": rest[:n_test],
+        "train": of(rest[n_test + n_val :]),
+        "val": [*validation, *of(rest[n_test : n_test + n_val])],
+        "test": of(rest[:n_test]),
     }
     return {side: tuple(sorted(part, key=lambda subject: subject.name)) for side, part in sides.items()}
+
+
+def _of_persons(subjects: Mapping[str, Sequence[Subject]], persons: Iterable[str]) -> list[Subject]:
+    return [subject for person in persons for subject in subjects[person]]

@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_utils.data.volumes import Grid, Volume, by, check_fits, check_varied, covering, read_volume, resample
+from course_utils.data.grids import Grid, by, covering
+from course_utils.data.resampling import resample
+from course_utils.data.volumes import Volume, check_fits, check_place, check_varied, read_labels, read_volume
 from course_utils.errors import CourseError
 
 LARGEST_GRID = 2**27
 """Voxels, 512 x 512 x 512: a few dozen numbers for each must fit into memory."""
+LARGEST_LABEL = 2**15 - 1
+"""The values of FreeSurfer's label maps, which go beyond 12000, fit into int16."""
 
 
 def normalise(image: Tensor) -> Tensor:
@@ -73,32 +77,32 @@ class Recipe:
         """Read an image file, where it lies in space as the recipe sees it.
 
         Raises:
-            CourseError: as for `volumes.read_volume`; the image is constant.
+            CourseError: as for `volumes.read_volume`; the image is constant; unless volumes are taken as stored,
+                nobody knows where it is.
         """
         image = self._placed(read_volume(path, len(self.shape)))
         check_varied(image)
         return image
 
     def read_label(self, path: str | Path, image: Volume) -> Volume:
-        """Read the label map of an image, int32 from 0 to 255.
+        """Read the label map of an image, int32 from 0 to 32767.
 
         Raises:
-            CourseError: as for `volumes.read_volume`; values that are no integers from 0 to 255; another shape (or,
-                unless volumes are taken as stored, another affine) than the image's.
+            CourseError: as for `volumes.read_labels`; values beyond 32767; another shape (or, unless volumes are taken
+                as stored, another affine) than the image's.
         """
-        label = self._placed(read_volume(path, len(self.shape)))
-        if not torch.equal(label.data, label.data.round()):
-            raise CourseError(f"{path} has label values that are not integers: resample labels with nearest neighbour")
-        low, high = label.data.aminmax()
-        if low < 0 or high > 255:
+        label = self._placed(read_labels(path, len(self.shape)))
+        highest = int(label.data.max())
+        if highest > LARGEST_LABEL:
             raise CourseError(
-                f"{path} has labels from {int(low)} to {int(high)}: renumber them to 0 (background) to 255"
+                f"{path} has labels up to {highest}: renumber them to 0 (background) to {LARGEST_LABEL} at most"
             )
         check_fits(label, image, affine=not self.aligned)
-        return Volume(label.data.int(), label.grid, label.path, label.header)
+        return label
 
     def _placed(self, volume: Volume) -> Volume:
         if not self.aligned:
+            check_place(volume)
             return volume
         return Volume(volume.data, Grid.as_stored(volume.grid.shape, self.spacing), volume.path, volume.header)
 
@@ -129,6 +133,11 @@ class Recipe:
                 f"{LARGEST_GRID}: crop or resample it"
             )
         return grid
+
+    def cuts(self, stored: Grid) -> bool:
+        """Whether an image that lies on the grid `stored` reaches beyond the grid of exactly `shape`."""
+        placed = Grid.as_stored(stored.shape, self.spacing) if self.aligned else stored
+        return self.grid(placed, whole=True).shape != self.shape
 
     def normalised(self, image: Volume) -> Tensor:
         """Its intensities in [0, 1], `(1, 1, *shape)` float32, on its own grid.
@@ -166,7 +175,7 @@ class Recipe:
             label: Of its label map, if there is one.
 
         Returns:
-            `image`, `(1, *shape)` float32 in [0, 1], and `label`, `(1, *shape)` uint8.
+            `image`, `(1, *shape)` float32 in [0, 1], and `label`, `(1, *shape)` int16.
 
         Raises:
             CourseError: a file cannot be used, or the grid is too small for the labelled structures. A Dice of a
@@ -178,7 +187,7 @@ class Recipe:
         if label is not None:
             structures = self.read_label(label, volume)
             whole = self.prepare_label(structures, self.grid(volume.grid, whole=True))
-            tensors["label"] = self.prepare_label(structures, grid)[0].to(torch.uint8)
+            tensors["label"] = self.prepare_label(structures, grid)[0].to(torch.int16)
             lost = int((whole > 0).sum()) - int((tensors["label"] > 0).sum())
             if lost:
                 raise CourseError(

@@ -4,6 +4,7 @@ A user's own file adds to them, see `read_registry`. Nothing here reads a volume
 """
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -13,6 +14,7 @@ from typing import Any
 from course_utils.data.card import DataCard
 from course_utils.data.recipe import Recipe
 from course_utils.errors import CourseError
+from course_utils.places import place
 
 
 @dataclass(frozen=True)
@@ -159,12 +161,27 @@ DATASETS: dict[str, DatasetInfo] = {
 }
 
 
+def known_datasets(registry: str | Path | None = None) -> dict[str, DatasetInfo]:
+    """Every data set by its name: `DATASETS`, and what a user's own file adds and changes.
+
+    Args:
+        registry: The file, see `read_registry`; None is the one that the environment variable `COURSE_REGISTRY` names,
+            if it does.
+
+    Raises:
+        CourseError: the file cannot be used.
+    """
+    if registry is None and os.environ.get("COURSE_REGISTRY"):
+        registry = place("COURSE_REGISTRY", "")
+    return DATASETS if registry is None else read_registry(registry)
+
+
 def dataset_info(name: str, registry: str | Path | None = None, mirror: str | None = None) -> DatasetInfo:
     """The entry of a data set, its address replaced by `mirror` if there is one.
 
     An unknown name raises a `CourseError` that lists the valid ones.
     """
-    known = read_registry(registry) if registry else DATASETS
+    known = known_datasets(registry)
     if name not in known:
         raise CourseError(f"no data set called '{name}': choose from {', '.join(known)}")
     return replace(known[name], url=mirror) if mirror else known[name]

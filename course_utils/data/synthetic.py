@@ -4,7 +4,7 @@ A subject `s` is the ICBM152 2009a T1 template seen through `phi_s = exp(v_s)`: 
 where `v_s` is a smooth random stationary velocity and `d_s` its displacement. Labels go through the same map;
 contrast, a bias field and noise come on top. `true_displacement` is then known between any two subjects, and
 a registration can be judged by its target registration error instead of by overlap alone. Nothing is downloaded:
-the template (Fonov et al., NeuroImage 54, 2011) ships inside nilearn.
+the template (Fonov et al., NeuroImage 54, 2011) is in the folder `template`, with its notice.
 """
 
 import gzip
@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +31,7 @@ from course_utils.data.pairs import Subject
 from course_utils.errors import CourseError
 from course_utils.fields import compose, integrate, jacobian_determinant
 
+TEMPLATE = Path(__file__).parent / "template"
 TISSUES = ("cortical grey", "white matter", "deep grey", "lateral ventricle", "CSF")
 LABELS = {
     5 * i + k: f"{side} {tissue}" for i, side in enumerate(("left", "right")) for k, tissue in enumerate(TISSUES, 1)
@@ -324,47 +324,10 @@ def _scene(spacing: float) -> _Scene:
 
 @lru_cache(maxsize=1)
 def _template() -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float64]]:
-    """The T1 template (0 to 1) at 1 mm, a map of its tissues (index in TISSUES plus one), and MNI mm of voxel 0.
-
-    nilearn ships no atlas of deep structures. Deep grey is found as grey matter inside ellipsoids over thalamus,
-    caudate, putamen and pallidum in MNI space; the lateral ventricles as the largest connected fluid far below the
-    surface there (with them go their openings into the third). The cerebellum's cortex counts as cortical grey.
-    """
-    # Imported when needed: it takes a second, and only making a cohort needs it.
-    from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
-
-    t1, grey, white = (
-        load(resolution=1) for load in (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template)
+    """The T1 template (0 to 1) at 1 mm, a map of its tissues (index in TISSUES plus one), and MNI mm of voxel 0."""
+    t1, tissue = (nib.nifti1.load(TEMPLATE / f"{name}.nii.gz") for name in ("t1", "tissue"))
+    return (
+        t1.get_fdata(dtype=np.float32) / np.float32(255),
+        np.asarray(tissue.dataobj, dtype=np.uint8),
+        t1.affine[:3, 3],
     )
-    origin = t1.affine[:3, 3]
-    t1, grey, white = (volume.get_fdata(dtype=np.float32) for volume in (t1, grey, white))
-    axes = [low + np.arange(size) for low, size in zip(origin, t1.shape, strict=True)]
-    x, y, z = np.ix_(*axes)
-    x = np.abs(x)  # the template is symmetric
-
-    def ellipsoid(centre: Sequence[float], radii: Sequence[float]) -> NDArray[np.bool_]:
-        (a, b, c), (ra, rb, rc) = centre, radii
-        return ((x - a) / ra) ** 2 + ((y - b) / rb) ** 2 + ((z - c) / rc) ** 2 < 1
-
-    brain = t1 > 0
-    fluid = brain & (1 - grey - white > np.maximum(grey, white))
-    depth = ndimage.distance_transform_edt(brain)  # mm
-    inside = (depth > 10) & (x < 40) & (y > -60) & (y < 35) & (z > -6) & (z < 32)
-    components, _ = ndimage.label(fluid & inside)
-    core = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
-    # Mixed voxels line the ventricles: the dark ones belong to them, and the grey they seem to be is not cortex.
-    ventricle = core | ndimage.binary_dilation(core, iterations=2) & (t1 < 0.6)
-    lining = ndimage.binary_dilation(core, iterations=4)
-    brainstem = ellipsoid((0, -28, -35), (17, 15, 32))
-    deep = (
-        ellipsoid((11, -18, 8), (12, 16, 12))  # thalamus
-        | ellipsoid((24, 2, 1), (10, 20, 12))  # putamen and pallidum
-        | ellipsoid((12, 13, 6), (8, 13, 14))  # head of the caudate
-        | ellipsoid((16, -2, 20), (7, 14, 8))  # its body
-        | ellipsoid((0, -8, 4), (28, 28, 18))  # what is grey between them
-    )
-    deep = ndimage.binary_opening(deep & (grey > 0.25) & ~brainstem)
-    # The fluid of narrow sulci is mixed too, and dark; so is the brain's rim, but that is cortex cut by the mask.
-    fluid |= (depth > 3) & (t1 < 0.6)
-    tissue = np.select([~brain, ventricle, fluid, deep, (white > grey) | lining | brainstem], [0, 4, 5, 3, 2], 1)
-    return t1, tissue.astype(np.uint8), origin

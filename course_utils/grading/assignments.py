@@ -145,32 +145,6 @@ def student_version(notebook: "NotebookNode") -> "NotebookNode":
     return student
 
 
-def visible_assignment(notebook: Path, sources: Path) -> Assignment:
-    """A student's assignment as they see it: its source without hidden tests or, where there is none, the file.
-
-    Raises:
-        CourseError: the file is no notebook, or holds no exercise with its check.
-    """
-    import nbformat  # of the extra `grading`
-
-    source = sources / f"{notebook.stem}.py"
-    if source.is_file():
-        return Assignment(notebook.stem, student_version(read_assignment(source)))
-    try:
-        own = nbformat.reads(notebook.read_text(encoding="utf-8"), as_version=4)
-        own.cells = [cell for cell in own.cells if "nbgrader" in cell.metadata or cell.cell_type == "markdown"]
-        for cell in own.cells:
-            cell.metadata.setdefault("nbgrader", {"grade_id": "", "grade": False, "solution": False})
-        assignment = Assignment(notebook.stem, own)
-        if not assignment.exercises:
-            raise ValueError("no exercises")
-    except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
-        raise CourseError(
-            f"{notebook} is no notebook of an assignment ({error}): name the one that you work on"
-        ) from None
-    return assignment
-
-
 def regions(text: str, markers: tuple[str, str]) -> list[list[str]]:
     """The lines between each pair of markers, such as `SOLUTION`, which stand on lines of their own.
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from course_utils.data.cohorts import data_root, load_cohort
 from course_utils.errors import CourseError
 from course_utils.grading import gradebook
-from course_utils.grading.assignments import Assignment, assignment_sources, read_assignment, visible_assignment
+from course_utils.grading.assignments import Assignment, assignment_sources, read_assignment
 from course_utils.grading.engine import grade, processors
 from course_utils.grading.grades import ClassGrades, Grade
 from course_utils.grading.run import LIMITS, Limits
 from course_utils.grading.submissions import find_submissions
+from course_utils.grading.visible import visible_assignment
 
 SOURCES = Path("notebooks/assignments/sources")
 """Of the assignments, in a clone of the course."""

@@ -24,8 +24,9 @@ def grade(
 ) -> None:
     """Grade a class of submissions, each in a sandbox, and write a table and a page for each student.
 
-    Run again, it grades only what has changed. A student's name comes from Moodle's folders, from
-    STUDENT_02_topic.ipynb or from the folder STUDENT. Of several notebooks of one assignment the best counts.
+    Run again, it grades only what has changed. A student's name comes from Moodle's, Canvas's, Blackboard's,
+    Brightspace's or ILIAS's names, from the folder STUDENT or from STUDENT_02_topic.ipynb. Of several notebooks of
+    one assignment the best counts; where these may be of several people, a warning says so.
 
     \b
     Example:
@@ -40,6 +41,14 @@ def grade(
         progress=not Settings.current().quiet,
     )
     typer.echo(gradebook.table(graded.grades).to_string(index=False, na_rep=""))
+    for each in graded.grades:
+        if len(each.places) > 1:
+            typer.echo(
+                f"warning: files from several places were taken for one student's, {each.student} "
+                f"({each.assignment or 'no assignment'}; {', '.join(each.places)}): if they are several people's, put "
+                "each into a folder with the person's name and grade again",
+                err=True,
+            )
     if graded.denied:
         typer.echo(
             f"not isolated: {graded.denied}; the network and other files were in reach of the submissions", err=True

@@ -28,7 +28,7 @@ from course_utils.errors import CourseError
 from course_utils.files import replacing
 from course_utils.grading.assignments import Assignment
 from course_utils.grading.grades import MISSING, NOT_RUN, ClassGrades, ExerciseGrade, Grade
-from course_utils.grading.merge import understand
+from course_utils.grading.merge import understand, with_hints
 from course_utils.grading.run import LIMITS, Limits, Run, scratch_folder
 from course_utils.grading.sandbox import PACKAGE, Sandbox, denied, own_environment
 from course_utils.grading.submissions import Submission
@@ -88,22 +88,23 @@ def grade(
     def work(submission: Submission) -> Grade:
         assignment = None
         try:
-            name, solutions, problem = understand(submission, assignments)
-            assignment = by_name.get(name)
-            if assignment is None or problem is not None:
-                return _nothing(submission, assignment, problem or "")
-            key = _hash([settings, _content(assignment.notebook), solutions])
-            if cache is not None and (known := _remembered(cache / f"{key}.json")) is not None:
-                return Grade(submission.student, submission.where, name, known.status, known.exercises)
-            processor = free.get()
-            try:
-                run = Run(assignment, limits, tuple(map(str, shown)), environment, processor, why is None, stop)
-                status, exercises = run.grade(solutions)
-            finally:
-                free.put(processor)
-            if cache is not None:
-                _remember(cache / f"{key}.json", _Remembered(status, exercises))
-            return Grade(submission.student, submission.where, name, status, exercises)
+            understood = understand(submission, assignments)
+            assignment = by_name.get(understood.assignment)
+            if assignment is None or understood.problem is not None:
+                return _nothing(submission, assignment, understood.problem or "")
+            key = _hash([settings, _content(assignment.notebook), understood.solutions])
+            known = None if cache is None else _remembered(cache / f"{key}.json")
+            if known is None:
+                processor = free.get()
+                try:
+                    run = Run(assignment, limits, tuple(map(str, shown)), environment, processor, why is None, stop)
+                    known = _Remembered(*run.grade(understood.solutions))
+                finally:
+                    free.put(processor)
+                if cache is not None:
+                    _remember(cache / f"{key}.json", known)
+            exercises = with_hints(known.exercises, understood.elsewhere)
+            return _grade(submission, assignment, known.status, exercises)
         except (NotGraded, CourseError):
             raise
         except Exception as error:  # whatever it is, it concerns this submission and no other
@@ -142,17 +143,23 @@ def _best(grades: Sequence[Grade]) -> list[Grade]:
     best = []
     for handed_in in versions.values():
         chosen = max(handed_in, key=lambda grade: grade.total)
-        if len(handed_in) > 1:
-            chosen = replace(chosen, status=f"{chosen.status}; handed in {len(handed_in)} times, best: {chosen.where}")
-        best.append(chosen)
+        status = f"{chosen.status}; handed in {len(handed_in)} times, best: {chosen.where}"
+        places = sorted({place for grade in handed_in for place in grade.places})
+        if len(places) > 1:
+            status += f"; may be several people's: {', '.join(places)}"
+        best.append(replace(chosen, status=status, places=places) if len(handed_in) > 1 else chosen)
     return best
 
 
 def _nothing(submission: Submission, assignment: Assignment | None, problem: str, outcome: str = MISSING) -> Grade:
-    name = "" if assignment is None else assignment.name
     exercises = [] if assignment is None else assignment.exercises
     none = [ExerciseGrade(each.grade_id, each.title, each.points, outcome=outcome) for each in exercises]
-    return Grade(submission.student, submission.where, name, problem, none)
+    return _grade(submission, assignment, problem, none)
+
+
+def _grade(submission: Submission, assignment: Assignment | None, status: str, exercises: list[ExerciseGrade]) -> Grade:
+    name = "" if assignment is None else assignment.name
+    return Grade(submission.student, submission.where, name, status, exercises, [submission.place])
 
 
 def _isolation() -> str | None:

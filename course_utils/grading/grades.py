@@ -45,6 +45,8 @@ class Grade:
         assignment: its name, or "" where no assignment fits.
         status: `graded`, and what is to be known about it; or why there is nothing to grade, or was not graded.
         exercises: in the order of the page; empty where no assignment fits.
+        places: what says whose the submission is, and the others that it is the best of; more than one may be several
+            people's.
     """
 
     student: str
@@ -52,6 +54,7 @@ class Grade:
     assignment: str
     status: str
     exercises: list[ExerciseGrade]
+    places: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> int:

@@ -12,6 +12,7 @@ import ast
 import contextlib
 import importlib
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable
@@ -103,6 +104,7 @@ class GradedKernel(IPythonKernel):
         self._snapshot: Snapshot | None = None
         self._locked: dict[str, Any] = {}  # what locked cells bound
         self.shell.ask_exit = lambda: None  # exit() would end the kernel some time after its cell
+        self.shell.system = self._system
         self._hooks = _hooks(self.shell)
 
     async def do_execute(self, code: str, *arguments: Any, **options: Any) -> dict[str, Any]:
@@ -122,6 +124,23 @@ class GradedKernel(IPythonKernel):
         reply = await super().do_execute(code, *arguments, **options)
         self._locked |= {name: value for name, value in names.items() if before.get(name, self) is not value}
         return reply
+
+    def _system(self, command: str) -> None:
+        """A line `!command`, or one of a magic such as `%pip`; IPython's own needs a terminal, and a sandbox has none.
+
+        One that fails says so and ends no cell, as in IPython.
+        """
+        done = subprocess.run(
+            self.shell.var_expand(command, depth=1),
+            shell=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        print(done.stdout, end="")
+        self.shell.user_ns["_exit_code"] = done.returncode
 
 
 def take_snapshot(imports: Iterable[str]) -> Snapshot:
@@ -199,7 +218,7 @@ class ShortStream(OutStream):
 
 def main(plan: Path, arguments: list[str]) -> None:
     """Start the kernel."""
-    GradedKernel.plan = Plan(**json.loads(plan.read_text()))
+    GradedKernel.plan = Plan(**json.loads(plan.read_text(encoding="utf-8")))
     IPKernelApp.launch_instance(
         [
             *arguments,

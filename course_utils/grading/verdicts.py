@@ -67,7 +67,7 @@ def enter(
 def _with_outputs(exercise: ExerciseGrade, outputs: Sequence[Output]) -> ExerciseGrade:
     return replace(
         exercise,
-        text="".join(output["text"] for output in outputs if "text" in output),
+        text="".join(plain(output["text"]) for output in outputs if "text" in output),
         pictures=[output["picture"] for output in outputs if "picture" in output],
         traceback="".join(plain(output.get("traceback", "")) for output in outputs),
         message=next((plain(output["error"]) for output in outputs if "error" in output), ""),

@@ -70,6 +70,12 @@ class RegistrationNetwork(nn.Module, abc.ABC):
                 network does not take.
         """
 
+    def check_grid(self, shape: Sequence[int]) -> None:
+        """Raise CourseError where images of `shape`, `(*spatial)` voxels, are too small for the network.
+
+        The message says which shape it needs at least. An architecture that takes any size leaves this as it is.
+        """
+
     def check_images(self, moving: Tensor, fixed: Tensor) -> None:
         """Raise ValueError unless both images are `(B, 1, *spatial)`, of one shape and of the network's dimension."""
         if moving.shape != fixed.shape or moving.ndim != self.spatial_dims + 2 or moving.shape[1] != 1:
@@ -157,6 +163,7 @@ class VelocityNetwork(RegistrationNetwork):
         levels: How many resolutions the network has; every level halves the one before.
         half_resolution: Predict and integrate the velocity on a grid of half the size, then resize the displacement.
         integration_steps: Squarings in `fields.integrate`; 0 predicts a displacement, and there is no velocity.
+        instance_norm: Features are normalised over the voxels of a level, of which the coarsest must have two then.
 
     Attributes:
         first_stride: 1, or 2 at half resolution: what the first level reduces the images by.
@@ -166,7 +173,15 @@ class VelocityNetwork(RegistrationNetwork):
     2019 (velocity fields, integrated at half resolution).
     """
 
-    def __init__(self, spatial_dims: int, levels: int, *, half_resolution: bool, integration_steps: int) -> None:
+    def __init__(
+        self,
+        spatial_dims: int,
+        levels: int,
+        *,
+        half_resolution: bool,
+        integration_steps: int,
+        instance_norm: bool = False,
+    ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims is 2 or 3, not {spatial_dims}")
@@ -176,6 +191,7 @@ class VelocityNetwork(RegistrationNetwork):
         self.integration_steps = integration_steps
         self.first_stride = 2 if half_resolution else 1
         self.divisor = self.first_stride * 2 ** (levels - 1)
+        self.instance_norm = instance_norm
 
     @abc.abstractmethod
     def predict(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:
@@ -184,9 +200,19 @@ class VelocityNetwork(RegistrationNetwork):
         The images' sizes are multiples of `divisor`.
         """
 
+    def check_grid(self, shape: Sequence[int]) -> None:
+        """See `RegistrationNetwork.check_grid`."""
+        if self.instance_norm and max(shape) <= self.divisor:
+            raise CourseError(
+                f"images of {'x'.join(map(str, shape))} voxels become a single one at the network's coarsest level, "
+                f"where nothing can be normalised: take a shape of {self.divisor + 1} voxels or more along one axis at "
+                "least, or a network of fewer levels"
+            )
+
     def forward(self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
-        """See `RegistrationNetwork.forward`."""
+        """See `RegistrationNetwork.forward`; `check_grid` must have passed."""
         self.check_images(moving, fixed)
+        self.check_grid(moving.shape[2:])
         spatial = moving.shape[2:]
         padded = [-(-n // self.divisor) * self.divisor for n in spatial]
         source, target = moving, fixed

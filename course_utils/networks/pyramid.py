@@ -44,7 +44,11 @@ class Pyramid(VelocityNetwork):
     ) -> None:
         check_levels(features)
         super().__init__(
-            spatial_dims, len(features), half_resolution=half_resolution, integration_steps=integration_steps
+            spatial_dims,
+            len(features),
+            half_resolution=half_resolution,
+            integration_steps=integration_steps,
+            instance_norm=instance_norm,
         )
         block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm)
         widths = [1, *features]

@@ -37,7 +37,11 @@ class VoxelMorph(VelocityNetwork):
     ) -> None:
         check_levels(features)
         super().__init__(
-            spatial_dims, len(features), half_resolution=half_resolution, integration_steps=integration_steps
+            spatial_dims,
+            len(features),
+            half_resolution=half_resolution,
+            integration_steps=integration_steps,
+            instance_norm=instance_norm,
         )
         self.unet = UNet(spatial_dims, 2, features, first_stride=self.first_stride, instance_norm=instance_norm)
         self.velocity = velocity_head(spatial_dims, features[0])

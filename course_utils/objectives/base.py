@@ -14,7 +14,8 @@ Model = Callable[..., Registration]
 """`model(moving, fixed, condition=None)`; in training its attributes are those of the network."""
 Batch = Mapping[str, Any]
 """What a loader gives: `moving` and `fixed` `(B, 1, *spatial)`, `moving_label` and `fixed_label` where there are
-labels, `name`, and whatever else a data set adds."""
+labels, `name`, and whatever else a data set adds. `moving_mask` and `fixed_mask`, `(B, 1, *spatial)` from 0 to 1, say
+how much the voxels of each image count in a similarity."""
 
 
 @dataclass(frozen=True, eq=False)

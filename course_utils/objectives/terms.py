@@ -46,7 +46,7 @@ class NCC:
 
     def __call__(self, registration: Registration, batch: Batch) -> Tensor:
         """See `Term`."""
-        return losses.ncc_loss(registration.moved, batch["fixed"], self.window)
+        return losses.ncc_loss(registration.moved, batch["fixed"], self.window, weight=_weight(registration, batch))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,16 @@ class SSD:
 
     def __call__(self, registration: Registration, batch: Batch) -> Tensor:
         """See `Term`."""
-        return losses.ssd_loss(registration.moved, batch["fixed"])
+        return losses.ssd_loss(registration.moved, batch["fixed"], _weight(registration, batch))
+
+
+def _weight(registration: Registration, batch: Batch) -> Tensor | None:
+    """How much each voxel counts: as much as the masks let it, where the batch has any."""
+    weight = batch.get("fixed_mask")
+    if "moving_mask" in batch:
+        moved = warp(batch["moving_mask"], registration.displacement, padding="zeros")
+        weight = moved if weight is None else weight * moved
+    return weight
 
 
 SIMILARITIES: dict[str, Callable[[], Similarity]] = {"ncc": NCC, "ssd": SSD}

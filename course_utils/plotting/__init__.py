@@ -19,7 +19,7 @@ What all of them share:
 """
 
 from course_utils.plotting.curves import histograms, history
-from course_utils.plotting.deformations import arrows, deformed_grid, jacobian
+from course_utils.plotting.deformations import arrows, deformed_grid, jacobian, registration
 from course_utils.plotting.figure import Figure
 from course_utils.plotting.images import checkerboard, difference, panel, slices
 from course_utils.plotting.tables import boxes, grades
@@ -36,5 +36,6 @@ __all__ = [
     "history",
     "jacobian",
     "panel",
+    "registration",
     "slices",
 ]

@@ -1,4 +1,4 @@
-"""Figures of deformations: the deformed grid, arrows, and the map of the Jacobian determinant."""
+"""Figures of deformations: a registration, the deformed grid, arrows, and the map of the Jacobian determinant."""
 
 from __future__ import annotations
 
@@ -15,6 +15,62 @@ from course_utils.plotting.view import View, common_view, figure_of_panels
 
 FOLDED = "#F0E442"
 """Colour of folded voxels: not in the diverging map, so that none is taken for a strong compression."""
+
+
+def registration(
+    moving: Array,
+    fixed: Array,
+    moved: Array,
+    displacement: Array,
+    *,
+    label: Array | None = None,
+    step: int | None = None,
+    axis: int = 1,
+    at: int | None = None,
+    spacing: PerAxis | None = None,
+    orientation: str | None = None,
+    title: str | None = None,
+) -> Figure:
+    """A pair before and after: both images, the moved one, what differs, and the grid that was moved along.
+
+    The grid lies over the moved image: a square grid on the moving image, deformed as it was, and drawn where it comes
+    to lie. A line is where a component of `x + u(x)` is a multiple of `step`. The components in the slice's plane are
+    drawn.
+
+    Args:
+        moving, fixed, moved: `(*spatial)`; grey values of the three are on one scale, those of the differences on one.
+        displacement: `(N, *spatial)` in voxels, which made `moved` of `moving`.
+        label: `(*spatial)`; where `at` is None, the slice shows most of every structure of it.
+        step: voxels between lines; None draws about 16 along the longer side.
+
+    Raises:
+        ValueError: shapes differ or are no displacement's; `step` is below 1.
+    """
+    images = same_shape({"moving": moving, "fixed": fixed, "moved": moved, "label": label})
+    structures = images.pop("label", None)
+    fields, _, _ = _fields(displacement, images["fixed"], 1 if step is None else step, axis, at, spacing, orientation)
+    view = common_view(images, axis, at, spacing, orientation, label=structures)
+    (field,) = fields.values()
+    before, after = (images[key].astype(float) - images["fixed"] for key in ("moving", "moved"))
+    limit = max(float(np.nanmax(np.abs(view.cut(array)))) for array in (before, after)) or 1.0
+    titles = ("moving", "fixed", "moved", "moving − fixed", "moved − fixed", "moved, and the grid")
+    figure, axes = figure_of_panels(titles, view, 3, title)
+    grey = intensity_range(images.values())
+    for ax, image in zip((*axes[:3], axes[5]), (*images.values(), images["moved"]), strict=True):
+        view.show(ax, image, cmap="gray", limits=grey)
+    for ax, array in zip(axes[3:5], (before, after), strict=True):
+        picture = view.show(ax, array, cmap="RdBu_r", limits=(-limit, limit))
+    step = step or max(1, round(max(view.shape) / 16))
+    rows, columns = np.mgrid[: view.shape[0], : view.shape[1]].astype(float)
+    for start, component in ((columns, view.horizontal), (rows, view.vertical)):
+        position = start + view.cut(field[component])
+        levels = np.arange(0, field.shape[1 + component], step)
+        levels = levels[(levels > position.min()) & (levels < position.max())]
+        if len(levels):
+            axes[5].contour(position, levels=levels, colors=COLOURS[0], linewidths=0.7)
+    view.frame(axes[5])
+    colour_bar(figure, axes, picture, "intensity difference")
+    return figure
 
 
 def deformed_grid(

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from course_utils.data.volumes import Grid, covering, overlap, resample, sample
+from course_utils.data.grids import Grid, covering, overlap
+from course_utils.data.resampling import resample, sample
 from course_utils.errors import CourseError
 from course_utils.fields import affine_to_field
 
@@ -60,7 +61,14 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def align(
-    moving: Tensor, fixed: Tensor, moving_grid: Grid, fixed_grid: Grid, *, similarity: str = "correlation"
+    moving: Tensor,
+    fixed: Tensor,
+    moving_grid: Grid,
+    fixed_grid: Grid,
+    *,
+    similarity: str = "correlation",
+    moving_mask: Tensor | None = None,
+    fixed_mask: Tensor | None = None,
 ) -> NDArray[np.float64]:
     """The affine map that best aligns two volumes.
 
@@ -71,6 +79,7 @@ def align(
     Args:
         moving, fixed: `(1, 1, *shape)`, intensities from 0 to 1, 0 the background, on their grids.
         similarity: `"correlation"` for images of one contrast, `"mi"` for others.
+        moving_mask, fixed_mask: Of the images' shapes: where they are 0, a voxel does not count.
 
     Returns:
         `(4, 4)`, from the fixed image's millimetres to the moving image's.
@@ -86,9 +95,14 @@ def align(
     scale = torch.tensor([1.0] * 3 + [4 / extent.mean()] * 9, dtype=torch.float64)
     rigid = torch.tensor([1.0] * 6 + [0.0] * 6, dtype=torch.float64)
     with torch.inference_mode(False), torch.enable_grad():
-        coarsest, *finer = _pyramid(moving, fixed, moving_grid, fixed_grid, finest)
+        # A mask is a second channel of its image.
+        seen = [
+            image if mask is None else torch.cat([image, mask], dim=1)
+            for image, mask in ((moving, moving_mask), (fixed, fixed_mask))
+        ]
+        coarsest, *finer = _pyramid(*seen, moving_grid, fixed_grid, finest)
         candidates = []
-        for start in _starts(moving, fixed, moving_grid, fixed_grid):
+        for start in _starts(*(image.prod(dim=1, keepdim=True) for image in seen), moving_grid, fixed_grid):
             parameters = torch.zeros(12, dtype=torch.float64)
             parameters[:3] = torch.from_numpy(start)
             candidates.append(_descend(parameters, centre, scale * rigid, coarsest, compare))
@@ -151,16 +165,19 @@ def _descend(
     compare: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, float]:
     """Adam on one level: the parameters, and a loss in which what left the overlap counts as unlike."""
-    moving, fixed, moving_grid, fixed_grid = level
+    moving, target, moving_grid, fixed_grid = level
+    fixed, counts = target[:, :1], target[:, 1:].gt(0.5).all(dim=1, keepdim=True)
     to_voxels, from_voxels = torch.from_numpy(np.linalg.inv(moving_grid.affine)), torch.from_numpy(fixed_grid.affine)
 
     def look(parameters: Tensor) -> tuple[Tensor, float]:
         """The loss where the images overlap, and the share of the fixed image that does."""
         matrix = to_voxels @ _matrix(parameters, centre, scale) @ from_voxels
         moved = sample(moving, affine_to_field(matrix[None, :3].to(moving.device), fixed.shape[2:]), outside=math.nan)
-        inside = ~moved.isnan()
-        share = inside.float().mean().item()
-        return compare(moved[inside], fixed[inside]) if share > LEAST_OVERLAP else fixed.new_tensor(math.inf), share
+        inside = ~moved[:, :1].isnan() & moved[:, 1:].gt(0.5).all(dim=1, keepdim=True) & counts
+        share = inside[counts].float().mean().item()
+        return compare(moved[:, :1][inside], fixed[inside]) if share > LEAST_OVERLAP else fixed.new_tensor(
+            math.inf
+        ), share
 
     parameters = parameters.clone().requires_grad_()
     rate = 0.25 * max(fixed_grid.spacing)  # millimetres a step
@@ -175,5 +192,5 @@ def _descend(
         optimizer.step()
     with torch.no_grad():
         loss, share = look(parameters)
-        unlike = compare(torch.zeros_like(fixed).flatten(), fixed.flatten())
+        unlike = compare(torch.zeros_like(fixed[counts]), fixed[counts])
     return parameters.detach(), (share * loss + (1 - share) * unlike).item()

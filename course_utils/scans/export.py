@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.checkpoint import Checkpoint
+from course_utils.data.card import DataCard
+from course_utils.data.recipe import Recipe
 from course_utils.errors import CourseError
 from course_utils.files import check_writable, replacing, save_tensors
 from course_utils.model_card import card, describe, sha256
 from course_utils.networks import RegistrationNetwork
+from course_utils.scans.registration import register_files
 
 ONNX_OPSET = 20
 """The first operator set that samples volumes."""
@@ -95,8 +98,9 @@ class PairNetwork(nn.Module):
 def export_bundle(model: str | Path, out: str | Path) -> None:
     """Write a network as a MONAI bundle: a folder with weights, metadata, an inference configuration and a card.
 
-    Run by MONAI, it brings two files to the common grid and writes the displacement, as its README says. It imports
-    `course_utils`; its weights are a state dictionary of tensors.
+    Run by MONAI, it registers two files as the command `register` does and writes the moved scan and an ITK field; a
+    network of slices writes the displacement as an array. It imports `course_utils`; its weights are a state dictionary
+    of tensors.
 
     Raises:
         CourseError: `model` is not a checkpoint, or `out` exists or cannot be written.
@@ -115,16 +119,25 @@ def export_bundle(model: str | Path, out: str | Path) -> None:
         description |= {"weights": "models/model.pt", "sha256": sha256(weights)}
         for name, content in (("metadata", _metadata(description)), ("inference", _inference(checkpoint))):
             (partial / "configs" / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
-        (partial / "docs" / "README.md").write_text(card(description, BUNDLE_USE))
+        use = BUNDLE_USE if len(checkpoint.card.recipe.shape) == 3 else SLICES_USE
+        (partial / "docs" / "README.md").write_text(card(description, use))
         (partial / "docs" / "data_license.txt").write_text(f"{description['data_set']}: {description['licence']}\n")
 
 
-BUNDLE_USE = """In the bundle's folder, with MONAI, fire and `course_utils` installed:
+_USE = """In the bundle's folder, with MONAI, fire and `course_utils` installed:
 
     python -m monai.bundle run --config_file configs/inference.json \\
-        --moving MOVING.nii.gz --fixed FIXED.nii.gz --output displacement.npy
+        --moving MOVING.nii.gz --fixed FIXED.nii.gz {outputs}
 
-`displacement.npy` is (axes, *shape) on the common grid. All options of the training are in `configs/metadata.json`."""
+{told} All options of the training are in `configs/metadata.json`."""
+BUNDLE_USE = _USE.format(
+    outputs="--moved moved.nii.gz --warp warp.nii.gz",
+    told="`moved.nii.gz` is the moving scan on the fixed scan's grid; `warp.nii.gz` is a displacement field in mm,\n"
+    "which antsApplyTransforms, SimpleITK and 3D Slicer apply. Scans may differ in shape, spacing and orientation.",
+)
+SLICES_USE = _USE.format(
+    outputs="--output displacement.npy", told="`displacement.npy` is (axes, *shape) on the common grid, in voxels."
+)
 
 
 def _metadata(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,18 +185,47 @@ def _metadata(description: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def run_bundle(
+    network: PairNetwork,
+    recipe: Mapping[str, Any],
+    moving: str | Path,
+    fixed: str | Path,
+    moved: str | Path,
+    warp: str | Path,
+) -> None:
+    """Register two files with a bundle's network: what its configuration calls.
+
+    Args:
+        network: With its weights; it computes where it is.
+        recipe: How images are prepared for it, as `Recipe.to_dict` gives it.
+        moving, fixed: The scans.
+        moved, warp: The files to write, see `registration.register_files`.
+    """
+    own = network.network
+    card = DataCard("of the bundle", {}, Recipe.from_dict(recipe))
+    weights = {name: tensor.cpu() for name, tensor in own.state_dict().items()}
+    register_files(
+        moving,
+        fixed,
+        {"moved": moved, "warp": warp},
+        model=Checkpoint(own.spec, weights, card),
+        iterations=0,
+        device=next(own.parameters()).device,
+    )
+
+
 def _inference(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
+    shared = {
         "imports": [
             "$import numpy",
             "$import torch",
             "$from course_utils.data.recipe import Recipe",
             "$from course_utils.networks import NetworkSpec",
+            "$from course_utils.scans.export import run_bundle",
         ],
         "bundle_root": ".",
         "moving": "moving.nii.gz",
         "fixed": "fixed.nii.gz",
-        "output": "$@bundle_root + '/displacement.npy'",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "architecture": checkpoint.network.architecture,
         "arguments": dict(checkpoint.network.arguments),
@@ -193,14 +235,21 @@ def _inference(checkpoint: Checkpoint) -> dict[str, Any]:
             "network": "$NetworkSpec(@architecture, @arguments).build()",
         },
         "network": "$@network_def.to(@device).eval().requires_grad_(False)",
+    }
+    load = "$@network.load_state_dict(torch.load(@bundle_root + '/models/model.pt', @device, weights_only=True))"
+    if len(checkpoint.card.recipe.shape) == 3:
+        return shared | {
+            "moved": "$@bundle_root + '/moved.nii.gz'",
+            "warp": "$@bundle_root + '/warp.nii.gz'",
+            "run": [load, "$run_bundle(@network, @recipe, @moving, @fixed, @moved, @warp)"],
+        }
+    return shared | {
+        "output": "$@bundle_root + '/displacement.npy'",
         "moving_image": "$Recipe.from_dict(@recipe).load(@moving)['image']",
         "fixed_image": "$Recipe.from_dict(@recipe).load(@fixed)['image']",
         "image": "$torch.cat([@moving_image, @fixed_image])[None].to(@device)",
         "inferer": {"_target_": "SimpleInferer"},
-        "run": [
-            "$@network.load_state_dict(torch.load(@bundle_root + '/models/model.pt', @device, weights_only=True))",
-            "$numpy.save(@output, @inferer(@image, @network)[0].cpu().numpy())",
-        ],
+        "run": [load, "$numpy.save(@output, @inferer(@image, @network)[0].cpu().numpy())"],
     }
 
 

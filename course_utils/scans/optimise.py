@@ -8,7 +8,7 @@ multi-resolution); Balakrishnan et al., IEEE TMI 38(8), 2019, section V-E (insta
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,6 +68,7 @@ def optimise(
     objective: Objective | None = None,
     start: Tensor | None = None,
     *,
+    masks: Mapping[str, Tensor] | None = None,
     iterations: int = 100,
     levels: Sequence[tuple[float, float]] | None = None,
 ) -> Registration:
@@ -82,6 +83,8 @@ def optimise(
         objective: what is minimised; None is `instance_objective()`. At every level it is called with a model that
             answers with the registration as it stands, whose extra `change` is the optimised field.
         start: velocity where to begin, `(1, N, *spatial)` voxels; None begins with zero.
+        masks: `moving_mask` and `fixed_mask`, either or both, of the images' shape: 1 where a voxel counts in the
+            similarity, 0 where not.
         iterations: steps, shared out to the levels.
         levels: as `RESOLUTIONS`; `[(1, 1.0)]` is a single one. None takes `RESOLUTIONS` without those that would have
             more than `LARGEST_LEVEL` voxels.
@@ -114,7 +117,7 @@ def optimise(
             shape = _coarser(spatial, factor)
             batch = {
                 name: F.interpolate(image, size=shape, mode="area")
-                for name, image in (("moving", moving), ("fixed", fixed))
+                for name, image in {"moving": moving, "fixed": fixed, **(masks or {})}.items()
             }
             optimizer = torch.optim.Adam([change], LEARNING_RATE, betas=(0.9, 0.99), eps=EPSILON)
             for step in range(steps):

@@ -6,34 +6,36 @@ each image is interpolated once, on the grid that it is written on.
 
 import contextlib
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 
-from course_utils import losses, metrics
+from course_utils import metrics
 from course_utils.checkpoint import Checkpoint
+from course_utils.data.grids import Grid, overlap, sheared
 from course_utils.data.recipe import Recipe
-from course_utils.data.volumes import SUFFIXES, Grid, Volume, overlap, read_image, read_label, sample
-from course_utils.errors import CourseError
+from course_utils.data.resampling import resample
+from course_utils.data.volumes import Volume, check_fits, read_image, read_label, read_labels
+from course_utils.errors import CourseError, CourseWarning
 from course_utils.files import replacing
 from course_utils.networks import Registration
+from course_utils.objectives import NCC
 from course_utils.scans import writing
 from course_utils.scans.affine import align
 from course_utils.scans.optimise import optimise
+from course_utils.scans.results import RESULTS, check_outputs, results
 from course_utils.scans.transform import Transform
 
-LAYOUTS = ("itk", "learn2reg")
-RESULTS = ("moved", "warp", "inverse_warp", "moved_label")
-"""What a registration can write."""
 ITERATIONS = 100
 """Of instance optimisation, unless told otherwise."""
+LITTLE_OVERLAP = 0.3
+"""Share of the fixed image's field of view below which scans rarely lie on each other as their owner thinks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +70,14 @@ def register_files(
     fixed: str | Path,
     outputs: Mapping[str, str | Path],
     *,
-    model: str | Path | None = None,
+    model: str | Path | Checkpoint | None = None,
     affine: str | None = None,
     iterations: int | None = None,
     moving_label: str | Path | None = None,
+    moving_mask: str | Path | None = None,
+    fixed_mask: str | Path | None = None,
     layout: str = "itk",
+    as_images: bool = False,
     device: torch.device | str = "cpu",
 ) -> Report:
     """Register two scans and write the results, all of them or, where one fails, none.
@@ -81,12 +86,15 @@ def register_files(
         moving: NIfTI file of the scan to be moved.
         fixed: NIfTI file of the scan that it is moved onto.
         outputs: Files to write, by name: `moved` (the moved scan), `warp` (the field that made it), `inverse_warp`
-            (the field that moves the fixed scan), `moved_label`. See `results`.
-        model: A checkpoint; None registers without a network.
+            (the field that moves the fixed scan), `moved_label`. See `results.results`.
+        model: A checkpoint, or its file; None registers without a network.
         affine: Align with 12 parameters first, by `"correlation"` or `"mi"` (scans of different contrast).
         iterations: See `register`.
         moving_label: Label map of the moving scan; belongs to the output `moved_label`.
+        moving_mask: Where it is 0, the moving scan's voxels do not count in any similarity.
+        fixed_mask: The same of the fixed scan.
         layout: Of the fields: `"itk"` for ITK, ANTs and 3D Slicer, `"learn2reg"` for the challenge.
+        as_images: Take the scans for images although they look like label maps, see `read_image`.
         device: Where to compute.
 
     Raises:
@@ -100,26 +108,47 @@ def register_files(
         raise CourseError("--moving-label and --moved-label belong together: give both, or neither")
     if moving.resolve() == fixed.resolve():
         raise CourseError(f"--moving and --fixed are one file, {moving}: give two scans")
-    given = {"--moving": moving, "--fixed": fixed, "--moving-label": moving_label, "--model": model}
+    given = {"--moving": moving, "--fixed": fixed, "--moving-label": moving_label}
+    given |= {"--moving-mask": moving_mask, "--fixed-mask": fixed_mask}
+    if not isinstance(model, Checkpoint):
+        given["--model"] = model
     inputs = {option: Path(path) for option, path in given.items() if path is not None}
-    _check_outputs({f"--{name.replace('_', '-')}": path for name, path in places.items()}, inputs)
-    checkpoint = None if model is None else Checkpoint.load(model)
+    check_outputs({f"--{name.replace('_', '-')}": path for name, path in places.items()}, inputs, layout)
+    checkpoint = model if model is None or isinstance(model, Checkpoint) else Checkpoint.load(model)
     if checkpoint is None and affine is None and iterations == 0:
         raise CourseError("without a model, --affine or --iterations there is nothing to do: give one of them")
-    scans = read_image(moving), read_image(fixed)
+    scans = read_image(moving, as_image=as_images), read_image(fixed, as_image=as_images)
     if layout == "learn2reg" and scans[0].grid.shape != scans[1].grid.shape:
         raise CourseError(
             f"Learn2Reg's fields are for pairs of one shape, and {moving} and {fixed} differ: take --layout itk"
         )
     label = None if moving_label is None else read_label(moving_label, scans[0])
+    masks = [
+        None if path is None else _read_mask(path, scan)
+        for path, scan in zip((moving_mask, fixed_mask), scans, strict=True)
+    ]
     forward, inverse, report = register(
-        *scans, checkpoint=checkpoint, affine=affine, iterations=iterations, device=device
+        *scans,
+        checkpoint=checkpoint,
+        affine=affine,
+        iterations=iterations,
+        moving_mask=masks[0],
+        fixed_mask=masks[1],
+        device=device,
     )
     files = results(places, *scans, forward, inverse, label=label, layout=layout)
+    for scan in (scans[1], *(scans[:1] if "inverse_warp" in places else ())):
+        if sheared(scan.grid):
+            warnings.warn(
+                f"the axes of {scan.path} are not at right angles (a tilted gantry?): ITK, ANTs and 3D Slicer cannot "
+                "place what is written on its grid; resample it first, to a grid without shear",
+                CourseWarning,
+                stacklevel=2,
+            )
     with contextlib.ExitStack() as stack:
         for name, path in places.items():
             partial = stack.enter_context(replacing(path))
-            writing.save(files[name], partial, compress=path.suffix == ".gz")
+            writing.save(files[name], partial, path)
     return report
 
 
@@ -133,6 +162,8 @@ def register(
     checkpoint: Checkpoint | None = None,
     affine: str | None = None,
     iterations: int | None = None,
+    moving_mask: Volume | None = None,
+    fixed_mask: Volume | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Transform, Transform, Report]:
     """Register two scans.
@@ -144,6 +175,9 @@ def register(
         affine: Align with 12 parameters first, by `"correlation"` or `"mi"` (scans of different contrast).
         iterations: Steps of instance optimisation, from the network's velocity or from zero. None is 100, but none for
             a network that was trained with labels (it knows more than two images show) or predicts no velocity.
+        moving_mask: On the moving scan's grid: where it is 0, voxels do not count in the affine alignment, in the
+            optimisation and in the report. A network sees the whole images.
+        fixed_mask: The same of the fixed scan.
         device: Where to compute.
 
     Returns:
@@ -154,27 +188,32 @@ def register(
     """
     device = torch.device(device)
     started = time.monotonic()
-    if affine is None and not overlap(moving.grid, fixed.grid):
-        raise CourseError(
-            f"{moving.path} and {fixed.path} do not overlap, as their affines have it: align them first with --affine"
-        )
+    if affine is None:
+        _check_overlap(moving, fixed)
     recipe = common_recipe(fixed.grid, checkpoint)
     grid = recipe.grid(fixed.grid, whole=True)
     try:
         moving, fixed = (replace(scan, data=scan.data.to(device)) for scan in (moving, fixed))
         target = recipe.prepare(fixed, grid)
         source = before = recipe.prepare(moving, grid)
+        seen = {
+            name: mask.data.float().to(device)
+            for name, mask in (("moving_mask", moving_mask), ("fixed_mask", fixed_mask))
+            if mask is not None
+        }
+        masks = before_masks = _on_common_grid(seen, moving.grid, fixed.grid, grid)
         matrix = np.eye(4)
         if affine is not None:
             images = [recipe.normalised(scan) for scan in (moving, fixed)]
-            matrix = align(*images, moving.grid, fixed.grid, similarity=affine)
+            matrix = align(*images, moving.grid, fixed.grid, similarity=affine, **seen)
             there = Grid(moving.grid.shape, np.linalg.inv(matrix) @ moving.grid.affine)
             source = recipe.prepare(replace(moving, grid=there), grid)
-        found = deform(source, target, checkpoint, iterations)
+            masks = _on_common_grid(seen, there, fixed.grid, grid)
+        found = deform(source, target, checkpoint, iterations, masks)
         with torch.no_grad():
             report = Report(
-                ncc_before=1 - losses.ncc_loss(before, target).item(),
-                ncc_after=1 - losses.ncc_loss(found.moved, target).item(),
+                ncc_before=_ncc(Registration(before, torch.zeros_like(found.displacement)), target, before_masks),
+                ncc_after=_ncc(found, target, masks),
                 folding_percent=metrics.folding_percent(found.displacement).item(),
                 seconds=time.monotonic() - started,
                 peak_memory=_peak_memory(device),
@@ -185,6 +224,38 @@ def register(
             f"{device} has not enough memory for {'x'.join(map(str, grid.shape))} voxels: take --device cpu"
         ) from error
     return Transform(grid, found.displacement, before=np.eye(4), after=matrix), inverse, report
+
+
+def _read_mask(path: str | Path, scan: Volume) -> Volume:
+    mask = read_labels(path)
+    check_fits(mask, scan)
+    if not mask.data.any():
+        raise CourseError(f"{path} is 0 everywhere, so no voxel would count: give a mask with a part that does")
+    return replace(mask, data=mask.data > 0)
+
+
+def _on_common_grid(masks: Mapping[str, Tensor], moving: Grid, fixed: Grid, common: Grid) -> dict[str, Tensor]:
+    grids = {"moving_mask": moving, "fixed_mask": fixed}
+    return {name: resample(mask, grids[name], common, mode="nearest") for name, mask in masks.items()}
+
+
+def _ncc(registration: Registration, fixed: Tensor, masks: Mapping[str, Tensor]) -> float:
+    """Mean local squared correlation of what counts."""
+    return 1 - NCC()(registration, {"fixed": fixed, **masks}).item()
+
+
+def _check_overlap(moving: Volume, fixed: Volume) -> None:
+    share = overlap(moving.grid, fixed.grid)
+    where = f"{moving.path} and {fixed.path}"
+    if not share:
+        raise CourseError(f"{where} do not overlap, as their affines have it: align them first with --affine")
+    if share < LITTLE_OVERLAP:
+        warnings.warn(
+            f"{where} share {share:.0%} of the fixed field of view, as their affines have it: align them first with "
+            "--affine, or check that they show the same part",
+            CourseWarning,
+            stacklevel=4,
+        )
 
 
 def common_recipe(fixed: Grid, checkpoint: Checkpoint | None = None) -> Recipe:
@@ -205,7 +276,13 @@ def common_recipe(fixed: Grid, checkpoint: Checkpoint | None = None) -> Recipe:
     return recipe
 
 
-def deform(moving: Tensor, fixed: Tensor, checkpoint: Checkpoint | None, iterations: int | None) -> Registration:
+def deform(
+    moving: Tensor,
+    fixed: Tensor,
+    checkpoint: Checkpoint | None,
+    iterations: int | None,
+    masks: Mapping[str, Tensor] | None = None,
+) -> Registration:
     """The deformation of one image to another, by a network, by optimisation, or both.
 
     Args:
@@ -213,6 +290,7 @@ def deform(moving: Tensor, fixed: Tensor, checkpoint: Checkpoint | None, iterati
         fixed: Of the same shape.
         checkpoint: A network; None begins with no motion.
         iterations: See `register`.
+        masks: What counts in the optimisation, see `optimise`.
 
     Raises:
         CourseError: steps are asked for, and the network predicts no velocity that they could start from.
@@ -220,7 +298,9 @@ def deform(moving: Tensor, fixed: Tensor, checkpoint: Checkpoint | None, iterati
     if checkpoint is None:
         still = moving.new_zeros(1, moving.ndim - 2, *moving.shape[2:])
         iterations = ITERATIONS if iterations is None else iterations
-        return optimise(moving, fixed, iterations=iterations) if iterations else Registration(moving, still, still)
+        if not iterations:
+            return Registration(moving, still, still)
+        return optimise(moving, fixed, masks=masks, iterations=iterations)
     with torch.no_grad():
         found = checkpoint.model().to(moving.device)(moving, fixed)
     if iterations is None:
@@ -229,7 +309,7 @@ def deform(moving: Tensor, fixed: Tensor, checkpoint: Checkpoint | None, iterati
         return found
     if found.velocity is None:
         raise CourseError("the model predicts no velocity that optimisation could start from: take --iterations 0")
-    return optimise(moving, fixed, start=found.velocity, iterations=iterations)
+    return optimise(moving, fixed, start=found.velocity, masks=masks, iterations=iterations)
 
 
 def _peak_memory(device: torch.device) -> int | None:
@@ -241,81 +321,3 @@ def _peak_memory(device: torch.device) -> int | None:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
-
-
-def results(
-    names: Iterable[str],
-    moving: Volume,
-    fixed: Volume,
-    forward: Transform,
-    inverse: Transform,
-    *,
-    label: Volume | None = None,
-    layout: str = "itk",
-) -> dict[str, nib.Nifti1Image]:
-    """The contents of the files that a registration writes, by name.
-
-    `moved`, `warp` and `moved_label` lie on the fixed image's own grid; `inverse_warp`, which makes images on the
-    moving one's, lies there. Intensities keep the moving image's data type, labels that of their file; outside the
-    moving image stands its lowest intensity.
-
-    Args:
-        names: Of those to make.
-        moving: The scan that was moved.
-        fixed: The scan that it was moved onto.
-        forward: From fixed to moving millimetres.
-        inverse: From moving to fixed millimetres.
-        label: Of the moving image; moved with the nearest neighbour, 0 outside.
-        layout: Of the fields, `"itk"` or `"learn2reg"`.
-    """
-    displacement = forward.between(fixed.grid, moving.grid)
-    files = {}
-    for name in names:
-        if name == "warp":
-            files[name] = _field(forward, fixed, moving, layout)
-        elif name == "inverse_warp":
-            files[name] = _field(inverse, moving, fixed, layout)
-        elif name == "moved":
-            data = moving.data.to(displacement.device)
-            moved = sample(data, displacement, outside=moving.data.min().item())
-            files[name] = writing.image_like(moved, moving, fixed.grid, fixed.header)
-        elif name == "moved_label" and label is not None:
-            moved = sample(label.data.to(displacement.device), displacement, mode="nearest")
-            files[name] = writing.image_like(moved, label, fixed.grid, fixed.header)
-    return files
-
-
-def _field(transform: Transform, target: Volume, source: Volume, layout: str) -> nib.Nifti1Image:
-    if layout == "learn2reg":
-        return writing.learn2reg_field(transform.between(target.grid, source.grid), target.grid, target.header)
-    return writing.itk_field(transform.between(target.grid, target.grid), target.grid, target.header)
-
-
-def _check_outputs(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> None:
-    """Refuse, before any work, files that could not be written: option to path.
-
-    Raises:
-        CourseError: a name that is not .nii or .nii.gz, a folder that is missing or cannot be written, one name twice,
-            or the name of an input.
-    """
-    seen = {path.resolve(): option for option, path in inputs.items()}
-    for option, path in outputs.items():
-        if not path.name.endswith(SUFFIXES):
-            raise CourseError(f"{option} {path} is not the name of a NIfTI file: let it end in .nii.gz or .nii")
-        if not path.parent.is_dir():
-            raise CourseError(f"{path.parent} is not a folder: make it, or choose another {option}")
-        if path.is_dir():
-            raise CourseError(f"{path} is a folder: name a file in it for {option}")
-        if path.resolve() in seen:
-            raise CourseError(f"{option} and {seen[path.resolve()]} name one file, {path}: choose another name")
-        seen[path.resolve()] = option
-        try:
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise CourseError(
-                f"{path.parent} cannot be written ({error.strerror}): choose another folder for {option}"
-            ) from error

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from course_utils.data.volumes import Grid, affine_field
+from course_utils.data.grids import Grid
+from course_utils.data.resampling import affine_field
 from course_utils.fields import warp
 
 

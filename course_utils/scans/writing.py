@@ -5,6 +5,8 @@ store fields so.
 """
 
 import gzip
+import os
+import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -13,9 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from course_utils.data.volumes import Grid, Volume
+from course_utils.data.formats import ITK, MGH, RAS, WRITABLE, simpleitk, suffix
+from course_utils.data.grids import Grid
+from course_utils.data.volumes import Volume
+from course_utils.errors import CourseError
 
-LPS = np.diag([-1.0, -1.0, 1.0])
+LPS = RAS[:3, :3]
+MGH_TYPES = (np.uint8, np.int16, np.int32, np.float32)
+"""What FreeSurfer's format holds, the smallest first."""
 
 
 def image_like(data: Tensor, template: Volume, grid: Grid, codes: nib.Nifti1Header) -> nib.Nifti1Image:
@@ -26,12 +33,16 @@ def image_like(data: Tensor, template: Volume, grid: Grid, codes: nib.Nifti1Head
         codes: header whose sform and qform codes say which space the grid's millimetres belong to.
     """
     array = data[0, 0].cpu().numpy()
-    dtype = template.header.get_data_dtype()
+    dtype = template.header.get_data_dtype().newbyteorder("=")
     slope, inter = template.header.get_slope_inter()
-    if dtype.kind in "iu":
+    if array.dtype.kind in "iu":  # labels, whose header has no scale
+        slope, inter = 1.0, 0.0
+    elif dtype.kind in "iu":
         raw = np.round((array.astype(np.float64) - inter) / slope)
+        # Of 64-bit integers the largest double that is one of them: the next one would become the smallest integer.
         limits = np.iinfo(dtype)
-        array = raw.clip(limits.min, limits.max)
+        highest = np.nextafter(float(limits.max), 0) if dtype.itemsize == 8 else limits.max
+        array = raw.clip(limits.min, highest)
     else:
         slope, inter = 1.0, 0.0
     image = _on_grid(array.astype(dtype), grid, codes)
@@ -65,7 +76,7 @@ def learn2reg_field(displacement: Tensor, grid: Grid, codes: nib.Nifti1Header) -
 
 
 def _on_grid(array: NDArray, grid: Grid, codes: nib.Nifti1Header) -> nib.Nifti1Image:
-    image = nib.Nifti1Image(array, grid.affine)
+    image = nib.Nifti1Image(array, grid.affine, dtype=array.dtype)  # else nibabel refuses 64-bit integers
     # Both forms are written: tools differ in which of them they prefer.
     code = int(codes["sform_code"]) or int(codes["qform_code"])
     image.set_sform(grid.affine, code)
@@ -74,11 +85,79 @@ def _on_grid(array: NDArray, grid: Grid, codes: nib.Nifti1Header) -> nib.Nifti1I
     return image
 
 
-def save(image: nib.Nifti1Image, partial: Path, *, compress: bool) -> None:
-    """Write a file under a name that need not end in .nii or .nii.gz, such as that of a file being written."""
+def check_name(path: Path, option: str) -> None:
+    """Refuse, before any work, the name of a file that could not be written as an image.
+
+    Raises:
+        CourseError: a format that is not written, a folder that is missing or cannot be written, or a folder's name;
+            a format that needs a package that is not there.
+    """
+    if suffix(path) not in WRITABLE:
+        raise CourseError(
+            f"{option} {path} is not the name of an image that can be written: let it end in {', '.join(WRITABLE)}"
+        )
+    if suffix(path) in ITK:
+        simpleitk(path)
+    if not path.parent.is_dir():
+        raise CourseError(f"{path.parent} is not a folder: make it, or choose another {option}")
+    if path.is_dir():
+        raise CourseError(f"{path} is a folder: name a file in it for {option}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise CourseError(
+            f"{path.parent} cannot be written ({error.strerror}): choose another folder for {option}"
+        ) from error
+
+
+def save(image: nib.Nifti1Image, partial: Path, name: Path) -> None:
+    """Write a file in the format of `name` to a place with another name, such as that of a file being written.
+
+    Raises:
+        CourseError: the format cannot hold the field.
+    """
+    kind = suffix(name)
+    if kind in ITK:
+        _save_itk(image, partial, kind)
+        return
+    content = _as_mgh(image, name) if kind in MGH else image
     with partial.open("wb") as file:
-        if compress:
+        if kind in (".mgz", ".nii.gz"):
             with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=4, mtime=0) as packed:
-                image.to_stream(packed)
+                content.to_stream(packed)
         else:
-            image.to_stream(file)
+            content.to_stream(file)
+
+
+def _as_mgh(image: nib.Nifti1Image, name: Path) -> nib.MGHImage:
+    if image.ndim != 3:
+        raise CourseError(f"{name} cannot hold a field: write it as .nii.gz, .nrrd or .mha")
+    array = np.asarray(image.dataobj)
+    held = next((kind for kind in MGH_TYPES if np.can_cast(array.dtype, kind)), np.float32)
+    if array.dtype.kind in "iu" and held is np.float32 and np.abs(array).max(initial=0) < 2**31:
+        held = np.int32
+    return nib.MGHImage(array.astype(held), image.affine)
+
+
+def _save_itk(image: nib.Nifti1Image, partial: Path, kind: str) -> None:
+    sitk = simpleitk(partial)
+    array = np.asarray(image.dataobj)
+    vectors = array.ndim > 3
+    if array.ndim == 4:
+        raise CourseError("Learn2Reg's layout is for NIfTI files: let the field's name end in .nii.gz")
+    if vectors:
+        array = np.moveaxis(array.reshape(*array.shape[:3], 3), -1, 0)
+    # ITK's arrays have the axes in reverse order, the components last.
+    written = sitk.GetImageFromArray(np.ascontiguousarray(array.T), isVector=vectors)
+    lps = RAS @ image.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    written.SetOrigin(lps[:3, 3].tolist())
+    written.SetSpacing(spacing.tolist())
+    written.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    named = partial.with_name(partial.name + kind)  # ITK knows a format by the name
+    try:
+        sitk.WriteImage(written, str(named), useCompression=True)
+        os.replace(named, partial)
+    finally:
+        named.unlink(missing_ok=True)

@@ -2,13 +2,16 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from course_utils.checkpoint import Checkpoint
 from course_utils.data.cohorts import Cohort, data_root
 from course_utils.data.loading import PairDataset, load_subjects
+from course_utils.errors import CourseError, CourseWarning
 from course_utils.model_card import write_card
 from course_utils.networks import NetworkSpec
 from course_utils.objectives import Objective
@@ -30,6 +33,7 @@ def train_cohort(
     network: NetworkSpec,
     objective: Objective,
     config: TrainConfig,
+    start: Checkpoint | None = None,
     root: str | Path | None = None,
     device: torch.device | str = "cpu",
     workers: int = 0,
@@ -43,6 +47,7 @@ def train_cohort(
         cohort: what `load_cohort` gives; a subject whose files cannot be used is named in a warning and left out.
         out: folder for what `fit` writes, and for the card beside `best.pt`: `model.json` and `README.md`.
         network: what to train; `config.seed` decides its first weights and the order of the pairs.
+        start: A trained network to go on with, in place of `network` (fine-tuning).
         objective: what is minimised.
         config: budget, optimiser, precision.
         root: the data folder, where a cohort that memory does not hold is cached; None is `data_root()`.
@@ -50,32 +55,42 @@ def train_cohort(
         progress: show how far reading the volumes has got.
 
     Raises:
-        CourseError: a split is too small to pair, and whatever `fit` raises.
+        CourseError: a split is too small to pair, the start is a network of another dimension, the grid is too
+            small for the network, and whatever `fit` raises.
     """
-    for split in ("train", "val"):
-        cohort.pairs(split)  # raises where there are none, before anything is loaded
-    size = len(cohort.subjects) * math.prod(cohort.info.shape) * 5  # float32 and uint8
+    cohort = _with_what_it_needs(cohort, objective)
+    # These raise where there are none, before anything is loaded.
+    cohort.training_pairs(), cohort.distinct_pairs("val", VALIDATION_PAIRS)
+    model = network.build(config.seed) if start is None else start.model()
+    dims = len(cohort.info.shape)
+    if model.spatial_dims != dims:
+        raise CourseError(
+            f"the network to start from is {model.spatial_dims}-D, and the data is {dims}-D: choose another"
+        )
+    model.check_grid(cohort.info.shape)
+    size = len(cohort.subjects) * math.prod(cohort.info.shape) * 6  # float32 and int16
     cache = "memory" if size < LARGEST_IN_MEMORY else Path(root or data_root()) / "cache" / cohort.info.name
-    subjects = (*cohort.splits["train"], *cohort.splits["val"])
+    subjects = (*cohort.splits["train"], *cohort.splits["val"], *([cohort.atlas] if cohort.atlas else []))
     loaded = load_subjects(subjects, cohort.info.recipe, cache, progress=progress)
+    if cohort.atlas is not None and cohort.atlas.name in loaded.failed:
+        raise CourseError(loaded.failed[cohort.atlas.name])
     cohort = cohort.without(loaded.failed)
-    model = network.build(config.seed)
     LOG.info(
         "%d training and %d validation subjects; %s of %d parameters on %s",
         len(cohort.splits["train"]),
         len(cohort.splits["val"]),
-        network.architecture,
+        model.spec.architecture,
         sum(parameter.numel() for parameter in model.parameters()),
         device,
     )
     result = fit(
         model,
         objective,
-        PairDataset(loaded, cohort.pairs("train", count=10**9, seed=config.seed)),
+        PairDataset(loaded, cohort.training_pairs(config.seed)),
         PairDataset(loaded, cohort.distinct_pairs("val", VALIDATION_PAIRS)),
         out,
         config,
-        card=cohort.info.card(),
+        card=cohort.card(),
         device=device,
         workers=workers,
         resume=resume,
@@ -83,3 +98,18 @@ def train_cohort(
     )
     write_card(result.best)
     return result
+
+
+def _with_what_it_needs(cohort: Cohort, objective: Objective) -> Cohort:
+    """The cohort without the subjects that lack a label, where the objective needs labels."""
+    if not {"fixed_label", "moving_label"} & objective.needs:
+        return cohort
+    unlabelled = [subject.name for subject in cohort.everyone if subject.label is None]
+    if unlabelled:
+        warnings.warn(
+            f"{len(unlabelled)} of {len(cohort.everyone)} subjects have no label map, the first is {unlabelled[0]}: "
+            "left out, because the loss needs labels",
+            CourseWarning,
+            stacklevel=3,
+        )
+    return cohort.without(unlabelled)

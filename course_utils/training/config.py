@@ -67,6 +67,6 @@ def precision(amp: str, device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu":
-        native = torch.cpu.get_capabilities()
+        native = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.11 cannot tell
         return torch.bfloat16 if native.get("avx512_bf16") or native.get("amx_bf16") else None
     return None

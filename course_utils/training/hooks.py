@@ -5,16 +5,18 @@ import errno
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
-from course_utils import plotting
+from course_utils.checkpoint import Checkpoint
 from course_utils.errors import CourseError
 from course_utils.objectives import Outcome
+
+DOTS = 200
+"""An inch, of the pictures in TensorBoard."""
 
 
 class Hook:
@@ -24,8 +26,13 @@ class Hook:
     """
 
     @contextlib.contextmanager
-    def watching(self, out: Path, step: int) -> Generator[None]:
-        """Around a run in the folder `out` that begins, or goes on after `step` steps."""
+    def watching(self, out: Path, checkpoint: Checkpoint) -> Generator[None]:
+        """Around a run in the folder `out`.
+
+        Args:
+            out: Where the run writes.
+            checkpoint: What it begins with, or goes on from: network, objective, configuration, data, steps made.
+        """
         yield
 
     def validated(self, step: int, batch: Mapping[str, Any], outcome: Outcome) -> None:
@@ -39,24 +46,29 @@ class Hook:
 
 
 class TensorBoard(Hook):
-    """Curves and a picture of the first validation pair, in `out/tensorboard`.
+    """Curves, pictures of the first validation pair, and what the run was begun with, in `out/tensorboard`.
 
-    A row's `validation_NAME` becomes the curve `validation/NAME`.
+    A row's `validation_NAME` becomes the curve `validation/NAME`, whose last value stands in the table HPARAMS beside
+    what decides the run (see `hyperparameters`). A picture has 3 pixels or more for each voxel of a grid of 160.
     """
 
     @contextlib.contextmanager
-    def watching(self, out: Path, step: int) -> Generator[None]:
-        """See `Hook`. What an earlier part of the run left in the folder counts up to `step`.
+    def watching(self, out: Path, checkpoint: Checkpoint) -> Generator[None]:
+        """See `Hook`. What an earlier part of the run left in the folder counts up to the checkpoint's step.
 
         Raises:
             CourseError: the disk is full. TensorBoard writes in a thread, and tells of it there and at any later call.
         """
+        from torch.utils.tensorboard import SummaryWriter  # here: a run that nobody looks at need not wait for it
+
         unraised = threading.excepthook
         threading.excepthook = lambda thread: None if isinstance(thread.exc_value, OSError) else unraised(thread)
         folder = out / "tensorboard"
+        self.settings, self.spacing = hyperparameters(checkpoint), checkpoint.card.recipe.spacing
         try:
-            with contextlib.closing(SummaryWriter(folder, purge_step=step + 1)) as self.writer:
+            with contextlib.closing(SummaryWriter(folder, purge_step=checkpoint.step + 1)) as self.writer:
                 yield
+                self._table(end=True)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -67,25 +79,73 @@ class TensorBoard(Hook):
     def validated(self, step: int, batch: Mapping[str, Any], outcome: Outcome) -> None:
         """See `Hook`."""
         if outcome.registration is not None:
-            images = {"moving": batch["moving"], "fixed": batch["fixed"], "moved": outcome.registration.moved}
-            self.writer.add_figure("validation/pair", plotting.panel(images), step)
+            from course_utils import plotting
+
+            # No run shall end for a card that does not fit its images.
+            fits = len(self.spacing) == batch["fixed"].ndim - 2
+            figure = plotting.registration(
+                batch["moving"],
+                batch["fixed"],
+                outcome.registration.moved,
+                outcome.registration.displacement,
+                label=batch.get("fixed_label"),
+                spacing=self.spacing if fits else None,
+            )
+            figure.set_dpi(DOTS)
+            self.writer.add_figure("validation/pair", figure, step)
 
     def stepped(self, row: Mapping[str, float], progress: float) -> None:
         """See `Hook`."""
-        for name, value in row.items():
-            if name != "step":
-                self.writer.add_scalar(name.replace("validation_", "validation/"), value, int(row["step"]))
+        curves = {name.replace("validation_", "validation/"): value for name, value in row.items() if name != "step"}
+        if row["step"] == 1:
+            self._table([name for name in curves if name.startswith("validation/")])
+        for name, value in curves.items():
+            self.writer.add_scalar(name, value, int(row["step"]))
+
+    def _table(self, measures: Sequence[str] = (), *, end: bool = False) -> None:
+        """Say what decides the run, and which curves tell what it achieves; or, at its end, that it has ended."""
+        from torch.utils.tensorboard.summary import hparams
+
+        # Into the run's own file: `add_hparams` writes another, and TensorBoard follows the youngest of a folder alone.
+        assert self.writer.file_writer is not None  # it is there until the writer is closed
+        about, begun, ended = hparams(self.settings, dict.fromkeys(measures, 0.0))
+        for summary in [ended] if end else [about, begun]:
+            self.writer.file_writer.add_summary(summary)
 
     def saving(self) -> None:
         """See `Hook`."""
         self.writer.flush()
 
 
+def hyperparameters(checkpoint: Checkpoint) -> dict[str, float | str]:
+    """What decides a run, by name: network, objective, configuration and data, as numbers and short texts."""
+    card = checkpoint.card
+    nested = {
+        "network": checkpoint.network.architecture,
+        **checkpoint.network.arguments,
+        **checkpoint.objective,
+        **checkpoint.config,
+        "data set": card.dataset,
+        "structures": len(card.labels),
+        "grid": "x".join(map(str, card.recipe.shape)),
+        "spacing": "x".join(f"{mm:g}" for mm in card.recipe.spacing),
+    }
+    return dict(_flat(nested))
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Generator[tuple[str, float | str]]:
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name} ")
+        elif value is not None:
+            yield f"{prefix}{name}", value if isinstance(value, (int, float, str)) else str(value)
+
+
 class ProgressBar(Hook):
     """A bar on stderr, for a terminal."""
 
     @contextlib.contextmanager
-    def watching(self, out: Path, step: int) -> Generator[None]:
+    def watching(self, out: Path, checkpoint: Checkpoint) -> Generator[None]:
         """See `Hook`."""
         self.validation = ""
         with tqdm(total=100, desc="training", unit="%") as self.bar:
@@ -109,7 +169,7 @@ class ProgressLines(Hook):
         self.seconds = seconds
 
     @contextlib.contextmanager
-    def watching(self, out: Path, step: int) -> Generator[None]:
+    def watching(self, out: Path, checkpoint: Checkpoint) -> Generator[None]:
         """See `Hook`."""
         self.validation, self.due = "", time.monotonic() + self.seconds
         yield

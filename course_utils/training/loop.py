@@ -92,8 +92,8 @@ def fit(
 
     Raises:
         CourseError: `out` holds a run already, or none to resume, or one of another configuration; the pairs lack what
-            the objective needs; the loss is not finite, or climbs; the disk is full. The checkpoints written until then
-            stay.
+            the objective needs, or their images are too small for the network; the loss is not finite, or climbs; the
+            disk is full. The checkpoints written until then stay.
         KeyboardInterrupt: Ctrl-C, after the current step has been finished and `last.pt` written.
     """
     stop = len(train) if config.steps is None else config.steps * config.batch_size
@@ -101,10 +101,12 @@ def fit(
         raise CourseError(
             f"{config.steps} steps of {config.batch_size} need {stop} training pairs, not {len(train)}: ask for more"
         )
-    missing = sorted(objective.needs - train[0].keys())
+    first = train[0]
+    missing = sorted(objective.needs - first.keys())
     if missing:
         raise CourseError(f"the objective needs {', '.join(missing)} and the training pairs have none: add them")
     run = _TrainingRun(model, objective, config, Path(out), card, torch.device(device), hooks)
+    model.check_grid(first["fixed"].shape[1:])
     run.resume() if resume else run.begin()
     with run.watched(), _ctrl_c() as interrupted:
         # Within _ctrl_c, so that processes that load pairs leave Ctrl-C to this one.
@@ -202,7 +204,11 @@ class _TrainingRun:
     def _options(checkpoint: Checkpoint) -> dict[str, Any]:
         """What a resumed run must have been begun with, by name."""
         network = {"architecture": checkpoint.network.architecture, **checkpoint.network.arguments}
-        card = {name: value for name, value in checkpoint.card.to_dict().items() if name not in ("licence", "citation")}
+        card = {
+            name: value
+            for name, value in checkpoint.card.to_dict().items()
+            if name not in ("licence", "citation", "source")
+        }
         return {**network, **checkpoint.objective, **checkpoint.config, **card}
 
     def _checkpoint(self) -> Checkpoint:
@@ -243,7 +249,7 @@ class _TrainingRun:
     def watched(self) -> Generator[None]:
         with contextlib.ExitStack() as stack:
             for hook in self.hooks:
-                stack.enter_context(hook.watching(self.out, self.step))
+                stack.enter_context(hook.watching(self.out, self._checkpoint()))
             yield
 
     def note(self, row: dict[str, float]) -> None:

@@ -22,6 +22,8 @@ import sys
 
 if importlib.util.find_spec("course_utils") is None:
     repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    if "/OWNER/" in repository:
+        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -286,7 +288,8 @@ boxes({"before": table, "VoxelMorph": table}, "dice", label="Dice")
 # - **Other brains.** Set `COURSE_DATASET` before the first cell to `hippocampus` (real MR, 27 MB, downloaded by
 #   itself), `oasis2d` or `oasis` (notebook 01 says how to get them); `MONAI_DATA_DIRECTORY` is where they lie. The
 #   pages are written for any of them; the numbers in them are of the built-in cohort.
-# - **Break things.** Results go to the folder `runs` (`COURSE_RUNS`); nothing you do in a cell can harm the data.
+# - **Break things.** Results go to `runs` in the course's folder (or `COURSE_RUNS`), where the commands of the README look too;
+#   nothing you do in a cell can harm the data.
 #
 # ## What you now have
 #

@@ -21,6 +21,8 @@ import sys
 
 if importlib.util.find_spec("course_utils") is None:
     repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    if "/OWNER/" in repository:
+        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -39,9 +41,9 @@ print(session)
 import pandas as pd
 
 from course_utils.data.cohorts import load_cohort
-from course_utils.data.registry import DATASETS, terms
+from course_utils.data.registry import DATASETS, dataset_info, terms
 
-print(terms(DATASETS[session.dataset]))
+print(terms(dataset_info(session.dataset)))
 assert all(info.licence and info.citation for info in DATASETS.values())
 pd.DataFrame(
     {
@@ -453,8 +455,25 @@ assert cache < 0.1 * disk and cache < 0.1 * training
 # python -m course_utils check-data hippocampus   # reads every volume, names each that cannot be used
 # ```
 #
-# Then set `COURSE_DATASET` and run the notebook again. A mirror or a data set of your own is a few lines in a registry
-# file (`--registry`). When is a download complete? Not when the program ends without an error: some servers answer a
+# Then set `COURSE_DATASET` and run the notebook again.
+#
+# **Your own scans** become a data set by a few lines in a file, say `mine.toml`. They say where the files lie below the data
+# folder, and on which common grid a network shall see them:
+#
+# ```toml
+# [knees]
+# folder = "knees"
+# image = "images/{name}.nii.gz"
+# label = "labels/{name}.nii.gz"
+# labels = { 1 = "femur", 2 = "tibia" }
+# shape = [96, 96, 64]
+# spacing = [1.5, 1.5, 2.0]
+# ```
+#
+# With `COURSE_REGISTRY=mine.toml` and `COURSE_DATASET=knees` every notebook works on them, and so do the commands (which take
+# `--registry mine.toml` as well). A table of a known name changes what it names: `[oasis]` with a `url` of your own is a mirror.
+#
+# When is a download complete? Not when the program ends without an error: some servers answer a
 # download tool with a polite web page, which is then stored as `brains.tar`. It is complete when its **checksum** is
 # the published one. Change one bit, and another number comes out.
 

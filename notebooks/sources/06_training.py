@@ -22,6 +22,8 @@ import sys
 
 if importlib.util.find_spec("course_utils") is None:
     repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    if "/OWNER/" in repository:
+        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -562,15 +564,16 @@ figure
 #
 # ## TensorBoard
 #
-# `fit` writes every scalar of every step, and at each validation a picture of the first validation pair. In Colab and Jupyter,
+# `fit` writes every scalar of every step, at each validation a picture of the first validation pair, and under HPARAMS a table
+# with a line for each run: what decides it, and what it achieves. In Colab and Jupyter,
 #
 # ```
 # %load_ext tensorboard
-# %tensorboard --logdir runs
+# %tensorboard --logdir {session.runs}
 # ```
 #
-# opens it in the page; in a terminal, `tensorboard --logdir runs`, also while the training runs. What is in the files can be
-# read without it:
+# opens it in the page; in a terminal, in the course's folder, `tensorboard --logdir runs`, also while the training runs. What is
+# in the files can be read without it:
 
 # %%
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -595,7 +598,7 @@ from IPython.display import Image
 
 pictures = events.Images("validation/pair")
 print(f"pictures of steps {[picture.step for picture in pictures]}; the last:")
-Image(pictures[-1].encoded_image_string)
+Image(pictures[-1].encoded_image_string, width=950)
 
 # %% [markdown]
 # ## A run that goes wrong

@@ -22,6 +22,8 @@ import sys
 
 if importlib.util.find_spec("course_utils") is None:
     repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    if "/OWNER/" in repository:
+        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 

@@ -21,6 +21,8 @@ import sys
 
 if importlib.util.find_spec("course_utils") is None:
     repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    if "/OWNER/" in repository:
+        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -188,7 +190,7 @@ assert ncc_of(coarse_to_fine) > ncc_of(fine) - 0.01 and ncc_of(fine) > ncc_of(st
 # %%
 import numpy as np
 
-from course_utils.data.volumes import Grid
+from course_utils.data.grids import Grid
 from course_utils.fields import affine_to_field
 from course_utils.scans import affine
 
@@ -269,9 +271,9 @@ panel({name: image[0, 0] for name, image in pictures.items()}, axis=2, spacing=s
 # ## The peers
 #
 # Two classical methods that are used every day. **Demons** (SimpleITK) push every voxel along the gradient of the difference,
-# then smooth. **SyN** (ANTs) follows the gradient of the local correlation from both ends at once. They are optional: where a
-# package is missing, its line is missing. What they answer must become *our* displacement: ITK counts axes in the order x, y, z,
-# the reverse of an array's.
+# then smooth. **SyN** (ANTs) follows the gradient of the local correlation from both ends at once. They are optional: `make lab`
+# installs SimpleITK alone, `pip install antspyx` adds the other, and where a package is missing, its rows are missing. What they
+# answer must become *our* displacement: ITK counts axes in the order x, y, z, the reverse of an array's.
 
 # %%
 from types import SimpleNamespace
@@ -316,9 +318,12 @@ def syn(moving, fixed):
     return SimpleNamespace(displacement=torch.from_numpy(vectors).float().movedim(-1, 0)[None])
 
 
-peers = {"demons (SimpleITK)": ("SimpleITK", demons), "SyN (ANTs)": ("ants", syn)}
-peers = {name: method for name, (package, method) in peers.items() if importlib.util.find_spec(package)}
-print("peers:", ", ".join(peers) or "none is installed: pip install SimpleITK antspyx")
+methods_of = {"SimpleITK": ("demons (SimpleITK)", demons), "ants": ("SyN (ANTs)", syn)}
+peers = dict(methods_of[package] for package in methods_of if importlib.util.find_spec(package))
+print("peers:", ", ".join(peers) or "none")
+for package, (name, _) in methods_of.items():
+    if name not in peers:
+        print(f"{name} is not installed, so its rows are missing: pip install {package.replace('ants', 'antspyx')}")
 
 # %% [markdown]
 # Is the bridge right? Ask each peer for a known translation of two voxels along the first axis, and look at the sign and the axis.

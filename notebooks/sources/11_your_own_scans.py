@@ -21,6 +21,8 @@ import sys
 
 if importlib.util.find_spec("course_utils") is None:
     repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    if "/OWNER/" in repository:
+        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -93,6 +95,7 @@ for number in range(series.GetDepth()):
     slice_ = series[:, :, number]
     tags = {
         "0008|0060": "MR",
+        "0008|103e": "T1, thick slices",
         "0008|0016": "1.2.840.10008.5.1.4.1.1.4",  # MR image storage
         "0020|000d": "1.2.826.0.1.3680043.2.1125.1",
         "0020|000e": "1.2.826.0.1.3680043.2.1125.1.1",
@@ -111,23 +114,72 @@ print(f"{len(list(dicom.iterdir()))} files")
 # %% [markdown]
 # ## From DICOM to NIfTI
 #
-# A series is sorted by position, never by file name. With your own data, `dicom` is your folder, and this is all you need (or
-# the command-line tool `dcm2niix`, which knows every vendor's habits).
+# An export rarely holds one series: a localiser, T1, T2, two echoes under one name. Which are here? With your own data, `dicom` is
+# your folder; the folders in it are searched too.
 
 # %%
-reader = sitk.ImageSeriesReader()
-identifiers = reader.GetGDCMSeriesIDs(str(dicom))
-print(f"{len(identifiers)} series in the folder")  # a study has several: localisers, T1, T2 ...
-reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(dicom), identifiers[0]))
-scan = reader.Execute()
-fixed_file = folder / "patient_a.nii.gz"
-sitk.WriteImage(scan, str(fixed_file))
+from course_utils.data.dicom import convert_series, list_series
 
+for number, one in enumerate(list_series(dicom), start=1):
+    print(f"{number}: {one}")
+
+# %%
+fixed_file = folder / "patient_a.nii.gz"
+convert_series(dicom, fixed_file, series=1)
+
+scan = sitk.ReadImage(str(fixed_file))
 assert scan.GetSize() == series.GetSize()
-assert np.allclose(scan.GetSpacing(), series.GetSpacing(), atol=1e-3) and np.allclose(
-    scan.GetOrigin(), series.GetOrigin(), atol=1e-3
-)
+assert np.allclose(scan.GetSpacing(), series.GetSpacing(), atol=1e-3)
+assert np.allclose(scan.GetOrigin(), series.GetOrigin(), atol=1e-3)
+assert np.allclose(scan.GetDirection(), series.GetDirection(), atol=1e-5)
 assert (sitk.GetArrayFromImage(scan) == sitk.GetArrayFromImage(series)).all()
+
+# %% [markdown]
+# In a terminal it is `python -m course_utils convert-dicom FOLDER --list`, then `--series 1 --out scan.nii.gz`. What had to be
+# right for it? A series is sorted by position, never by file name. A NIfTI file knows one step for all slices, and that they lie
+# behind each other. So along the normal of the slices' plane all steps must be equal, and nothing may be shifted sideways, as a
+# tilted CT gantry does.
+
+# %%
+files = sorted(dicom.iterdir())
+headers = [sitk.ReadImage(str(path)) for path in files]
+corners = np.array([header.GetOrigin() for header in headers])  # (slices, 3) mm, of each slice's first voxel
+normal = np.array(headers[0].GetDirection()).reshape(3, 3)[:, 2]
+order = np.argsort(corners @ normal)
+
+between = np.diff(corners[order], axis=0)  # (slices - 1, 3) mm
+steps = between @ normal
+sideways = np.linalg.norm(between - np.outer(steps, normal), axis=1)
+print(f"steps of {steps.min():.3f} to {steps.max():.3f} mm; sideways {sideways.max():.3f} mm at most")
+assert np.allclose(steps, 5.0, atol=1e-3) and sideways.max() < 1e-3
+
+# %% [markdown]
+# **Predict:** a slice in the middle was lost on the way. What does a reader that does not ask make of the other 35?
+
+# %%
+gap = folder / "patient_a_with_a_gap"
+shutil.rmtree(gap, ignore_errors=True)
+shutil.copytree(dicom, gap)
+(gap / files[order[18]].name).unlink()
+
+sitk.ProcessObject.GlobalWarningDisplayOff()  # it mutters a warning, and hands out the volume all the same
+reader = sitk.ImageSeriesReader()
+reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(gap)))
+shorter = reader.Execute()
+left = np.delete(corners[order], 18, axis=0)
+claimed = [shorter.TransformIndexToPhysicalPoint((0, 0, k)) for k in range(shorter.GetDepth())]
+off = np.linalg.norm(left - claimed, axis=1)
+print(
+    f"{shorter.GetDepth()} slices of {shorter.GetSpacing()[2]:.3f} mm, which lie up to {off.max():.1f} mm beside their place"
+)
+assert off.max() > 2 and shorter.GetSpacing()[2] > 5.1
+
+# %% [markdown]
+# Every slice is stretched a little, and no picture would show it. So it is refused, as are slices that are there twice, files
+# without positions, tilted gantries, and a folder of several series where none was chosen:
+
+# %% tags=["raises-exception"]
+convert_series(gap, folder / "gap.nii.gz")
 
 # %% [markdown]
 # Patient B: the colleague's software stores from right to left and from back to front, and puts the origin elsewhere.
@@ -160,7 +212,8 @@ as_the_colleague(sitk.Cast(other_label, sitk.sitkUInt8), label_file)
 # %%
 import pandas as pd
 
-from course_utils.data.volumes import overlap, read_image
+from course_utils.data.grids import overlap
+from course_utils.data.volumes import read_image
 
 moving, fixed = read_image(moving_file), read_image(fixed_file)
 
@@ -192,7 +245,7 @@ read_image(label_file)
 # scan, its position, and what the moving scan has there.
 
 # %%
-from course_utils.data.volumes import resample
+from course_utils.data.resampling import resample
 from course_utils.plotting import checkerboard, panel
 
 before = resample(moving.data, moving.grid, fixed.grid)
@@ -244,7 +297,7 @@ checkerboard(
 # %%
 import torch
 
-from course_utils.data.volumes import sample
+from course_utils.data.resampling import sample
 from course_utils.metrics import dice
 from course_utils.scans.transform import Transform
 
@@ -354,6 +407,7 @@ assert np.mean(error) < 0.5 < np.mean(moved_by)
 # ## With your own files
 #
 # ```sh
+# python -m course_utils convert-dicom EXPORT --series 1 --out A.nii.gz
 # python -m course_utils register --moving B.nii.gz --fixed A.nii.gz --moved B_on_A.nii.gz \
 #     --warp warp.nii.gz --inverse-warp inverse.nii.gz --affine --model runs/hippocampus/best.pt
 # antsApplyTransforms -d 3 -i B_seg.nii.gz -r A.nii.gz -t warp.nii.gz -n GenericLabel -o B_seg_on_A.nii.gz

@@ -34,10 +34,12 @@ from course_utils import losses
 from course_utils.checkpoint import Checkpoint
 from course_utils.commands.ending import run
 from course_utils.data.cohorts import load_cohort
+from course_utils.data.grids import Grid
 from course_utils.data.loading import LoadedSubjects, PairDataset, load_subjects, loader
 from course_utils.data.pairs import Cohort
+from course_utils.data.resampling import resample
 from course_utils.data.synthetic import make_cohort
-from course_utils.data.volumes import Grid, read_image, resample
+from course_utils.data.volumes import read_image
 from course_utils.evaluation import evaluate, summarise
 from course_utils.networks import NetworkSpec, Registration, VoxelMorph
 from course_utils.objectives import pair_objective
@@ -294,7 +296,7 @@ def large(
             grid.affine[:3, 3] += [(n - m) / 2 for n, m in zip(scan.grid.shape, grid.shape, strict=True)]
             files.append(Path(folder) / path.name)
             image = image_like(resample(scan.data, scan.grid, grid), scan, grid, scan.header)
-            save(image, files[-1], compress=True)
+            save(image, files[-1], files[-1])
         command = [sys.executable, "-m", "course_utils", "register", "--moving", files[0], "--fixed", files[1]]
         command += ["--moved", Path(folder) / "moved.nii.gz", "--model", model, "--iterations", str(iterations)]
         begun = time.monotonic()

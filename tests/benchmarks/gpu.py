@@ -22,10 +22,12 @@ from torch import Tensor
 from course_utils import fields, losses, metrics
 from course_utils.checkpoint import Checkpoint
 from course_utils.data.cohorts import load_cohort
+from course_utils.data.grids import Grid
 from course_utils.data.loading import PairDataset, load_subjects, loader
 from course_utils.data.pairs import Cohort
+from course_utils.data.resampling import resample
 from course_utils.data.synthetic import make_cohort
-from course_utils.data.volumes import Grid, read_image, resample
+from course_utils.data.volumes import read_image
 from course_utils.errors import CourseError
 from course_utils.evaluation import evaluate_checkpoint, summarise
 from course_utils.networks import NetworkSpec
@@ -173,7 +175,7 @@ def _register(model: Path | None, shape: tuple[int, ...], device: torch.device) 
             affine[:3, 3] += affine[:3, :3] @ [(n - m) / 2 for n, m in zip(scan.grid.shape, shape, strict=True)]
             grid = Grid(shape, affine)
             files.append(Path(folder) / path.name)
-            save(image_like(resample(scan.data, scan.grid, grid), scan, grid, scan.header), files[-1], compress=True)
+            save(image_like(resample(scan.data, scan.grid, grid), scan, grid, scan.header), files[-1], files[-1])
         for iterations in (0, 100):
             options = {"model": model, "iterations": iterations if model else max(1, iterations)}
             report = register_files(files[1], files[0], {"moved": Path(folder) / "m.nii.gz"}, device=device, **options)

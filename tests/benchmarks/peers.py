@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_utils.data.volumes import Grid
+from course_utils.data.grids import Grid
 from course_utils.fields import affine_to_field
 from course_utils.scans import affine
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -28,6 +29,7 @@ import course_utils
 from course_utils.commands import app
 from course_utils.data.cohorts import load_cohort
 from course_utils.data.synthetic import make_cohort
+from course_utils.errors import CourseWarning
 from course_utils.evaluation import readable, summarise
 from tests.checkpoints import SLICES
 from tests.checkpoints import checkpoint as checkpoint_of
@@ -163,7 +165,7 @@ def test_help_mentions_every_option_its_default_and_an_example(run, command):
     for name in expected:
         described = re.search(rf"\n  --{name}\b.*?(?=\n  -|\Z)", out, re.DOTALL)[0]
         default = signature.parameters[name.replace("-", "_")].default
-        if default not in (None, False, inspect.Parameter.empty):
+        if default not in (None, False, "", inspect.Parameter.empty):
             assert "[default:" in described, name
     example = re.search(rf"^ +python -m course_utils {command}\b.*$", out, re.MULTILINE)
     assert example and max(map(len, out.splitlines())) <= 100
@@ -173,7 +175,7 @@ def test_help_mentions_every_option_its_default_and_an_example(run, command):
 def test_help_lists_the_commands(run):
     code, out, _ = run("--help")
     assert code == 0
-    assert re.search(r"^  train +Train a registration network on a data set\.$", out, re.MULTILINE)
+    assert re.search(r"^  train +Train a registration network on a data set, or on", out, re.MULTILINE)
     assert re.search(r"^  evaluate +Measure .*\.$", out, re.MULTILINE)
     assert re.search(r"^  export +Write a trained network for other programs", out, re.MULTILINE)
     assert re.search(r"^  learn2reg +Write a Learn2Reg submission, or measure", out, re.MULTILINE)
@@ -274,21 +276,23 @@ def test_a_subject_that_cannot_be_read_is_left_out(balls, run, tmp_path):
     # Two of each of val and test are needed, so a subject of train it is.
     name = load_cohort("balls", balls, registry=balls / "registry.json").splits["train"][0].name
     (balls / "balls" / "images" / f"{name}.nii.gz").write_bytes(b"broken")
-    with pytest.warns(UserWarning, match=f"left out: .*{name}"):
-        code, _, _ = run("train", *on(balls), "--epochs", 1, "--batch-size", 1, "--out", tmp_path / "run")
-    assert code == 0
+    code, _, err = run("train", *on(balls), "--epochs", 1, "--batch-size", 1, "--out", tmp_path / "run")
+    assert code == 0 and re.search(rf"^warning: left out: .*{name}.* cannot be read", err, re.MULTILINE)
 
 
 def test_a_trained_folder_describes_itself_and_is_exported(trained, run, tmp_path):
-    described = json.loads((trained[0] / "model.json").read_text())
+    described = json.loads((trained[0] / "model.json").read_text(encoding="utf-8"))
     history = pd.read_csv(trained[0] / "history.csv").set_index("step")
     kept = history.loc[described["validation"]["step"], "validation_dice"]
     assert described["validation"]["dice"] == kept == history["validation_dice"].max()
     assert (described["data_set"], described["labels"]) == ("balls", {"1": "shell", "2": "core"})
-    assert "Deformable registration, trained on balls" in (trained[0] / "README.md").read_text()
+    assert "Deformable registration, trained on balls" in (trained[0] / "README.md").read_text(encoding="utf-8")
     code, out, _ = run("export", "--model", trained[0] / "best.pt", "--out", tmp_path / "bundle")
     assert code == 0 and out == f"{tmp_path / 'bundle'} written\n"
-    assert json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())["data_source"] == "balls"
+    assert (
+        json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))["data_source"]
+        == "balls"
+    )
 
 
 @pytest.fixture
@@ -324,6 +328,9 @@ def test_a_challenge_folder_trains_and_its_submission_is_measured(challenge, run
     code, out, err = run("learn2reg", "--data-root", challenge, "--model", model, "--out", archive)
     assert code == 0, err
     assert out.startswith("2 fields, disp_0007_0000_0008_0000.nii.gz the first, in ")
+    measured = ("evaluate", "--model", model, "--dataset", "learn2reg", "--device", "cpu")
+    assert run(*measured, "--out", tmp_path / "m.csv")[0] == 0  # the folder that was trained on is remembered
+    (tmp_path / "m.csv").unlink()
     command = out.splitlines()[1].removeprefix("python -m course_utils ").split()  # what it says comes next
     code, out, _ = run(*command)
     assert code == 0
@@ -446,9 +453,9 @@ def spoil_nan(array):
 
 FAULTS = {
     "missing image": ("images", lambda path: path.unlink(), r"line 2: fixed_image .* does not exist"),
-    "truncated image": ("images", lambda path: os.truncate(path, 600), r"cannot be read as NIfTI"),
-    "truncated label": ("labels", lambda path: os.truncate(path, 60), r"cannot be read as NIfTI"),
-    "no NIfTI": ("images", lambda path: path.write_bytes(b"<html>"), r"cannot be read as NIfTI"),
+    "truncated image": ("images", lambda path: os.truncate(path, 600), r"cannot be read as an image"),
+    "truncated label": ("labels", lambda path: os.truncate(path, 60), r"cannot be read as an image"),
+    "no NIfTI": ("images", lambda path: path.write_bytes(b"<html>"), r"cannot be read as an image"),
     "another shape": ("labels", lambda path: resave(path, lambda a: a[1:]), r"voxels and .*: resample the label"),
     "another affine": (
         "labels",
@@ -457,7 +464,7 @@ FAULTS = {
     ),
     "NaN": ("images", lambda path: resave(path, spoil_nan), r"1 NaN or infinite voxels: repair it"),
     "constant": ("images", lambda path: resave(path, np.ones_like), r"is constant \(1 everywhere\)"),
-    "fractions": ("labels", lambda path: resave(path, lambda a: a * 0.5), r"label values that are not integers"),
+    "fractions": ("labels", lambda path: resave(path, lambda a: a * 0.5), r"no labels .*nearest neighbour"),
     "none of the labels": ("labels", lambda path: resave(path, np.zeros_like), r"none of the labels 1, 2"),
 }
 
@@ -482,9 +489,12 @@ def test_a_bad_volume_is_named(balls, trained, refused, tmp_path, fault):
     [
         (None, "cannot be read as CSV"),
         ("", "has no column fixed_image, moving_image"),
-        ("fixed_image,moving_image\na.nii,b.nii\n", "no column fixed_label, moving_label"),
+        ("fixed_image,fixed_label\na.nii,b.nii\n", "no column moving_image"),
         (",".join(PAIRS) + "\n", "lists no pair"),
-        (",".join(PAIRS) + "\n" + ",".join([*row(0, 1)[:3], ""]), "line 2: no moving_label; both images and both"),
+        (
+            ",".join(PAIRS) + "\n" + ",".join([row(0, 1)[0], "", *row(0, 1)[2:]]),
+            "line 2: no moving_image; a pair needs both",
+        ),
         (",".join(PAIRS) + "\n" + "\n".join([",".join(row(0, 1))] * 2), "case_01_to_case_00 comes twice"),
     ],
 )
@@ -497,12 +507,17 @@ def test_a_bad_list_of_pairs_is_named(balls, trained, refused, tmp_path, text, m
     assert not (tmp_path / "metrics.csv").exists()
 
 
-def test_a_data_set_without_labels_cannot_be_measured(balls, trained, refused, tmp_path):
-    table = json.loads((balls / "registry.json").read_text())
+def test_a_data_set_without_labels_is_measured_without(balls, trained, run, refused, tmp_path):
+    table = json.loads((balls / "registry.json").read_text(encoding="utf-8"))
     table["balls"] |= {"label": "", "labels": {}}
     (balls / "registry.json").write_text(json.dumps(table))
-    line = refused("evaluate", *on(balls), "--model", trained[0] / "best.pt", "--out", tmp_path / "metrics.csv")
-    assert re.search(r"pair case_\d+_to_case_\d+ has no moving_label and no fixed_label", line)
+    code, out, _ = run(
+        "evaluate", *on(balls), "--model", trained[0] / "best.pt", "--out", tmp_path / "metrics.csv", "--count", 2
+    )
+    assert code == 0 and "inverse_error_mm: " in out and "dice" not in out
+    assert list(pd.read_csv(tmp_path / "metrics.csv").columns) == [
+        *("pair", "structure", "ncc_before", "ncc_after", "inverse_error_mm", "folding_percent", "sdlogj", "seconds"),
+    ]
     line = refused("train", *on(balls), "--dice-weight", 1, "--epochs", 1, "--out", tmp_path / "run")
     assert "dice_weight needs labels" in line
     assert not (tmp_path / "run").exists()
@@ -526,8 +541,8 @@ def test_a_model_that_is_none(balls, trained, refused, tmp_path):
 def test_evaluate_needs_pairs_and_a_place_for_its_table(balls, trained, refused, tmp_path):
     model = ("evaluate", "--model", trained[0] / "best.pt")
     pairs = ("--pairs", write_pairs(balls / "pairs.csv", [row(0, 1)]))
-    assert "either --pairs FILE.csv or --dataset NAME" in refused(*model, "--out", tmp_path / "m.csv")
-    assert "either --pairs" in refused(*model, *pairs, "--dataset", "balls", "--out", tmp_path / "m.csv")
+    assert "name pairs in three ways" in refused(*model, *pairs, "--dataset", "balls", "--out", tmp_path / "m.csv")
+    assert "two sources of data" in refused(*model, "--images", balls, "--dataset", "x", "--out", tmp_path / "m.csv")
     assert "none is not a folder: make it" in refused(*model, *pairs, "--out", tmp_path / "none" / "m.csv")
     assert "is a folder: name a file in it" in refused(*model, *pairs, "--out", tmp_path)
     assert "device 'gpu'" in refused(*model, *pairs, "--device", "gpu", "--out", tmp_path / "m.csv")
@@ -545,7 +560,7 @@ def test_a_full_disk_while_writing_the_table(balls, trained, refused, tmp_path):
         pairs = write_pairs(balls / "pairs.csv", [row(0, 1)])
         line = refused("evaluate", "--model", trained[0] / "best.pt", "--pairs", pairs, "--out", disk / "m.csv")
         assert "m.csv was not written (the disk is full" in line and "make room" in line
-        assert (disk / "m.csv").read_text() == "the table before\n"
+        assert (disk / "m.csv").read_text(encoding="utf-8") == "the table before\n"
         assert sorted(path.name for path in disk.iterdir()) == ["filler", "m.csv"]
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
@@ -582,6 +597,32 @@ def test_quiet_tells_only_results_and_verbose_where_an_error_arose(made, run, ca
     assert "4 training and 2 validation subjects" in caplog.text
 
 
+def test_a_fault_of_the_program_is_one_line_too_and_says_how_to_see_more(run, monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr("course_utils.scans.export.export", fail)
+    arguments = ("export", "--model", "x.pt", "--out", tmp_path / "x")
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    told = "division by zero (a fault of this program; --verbose before the command shows where)"
+    assert err == f"error: ZeroDivisionError: {told}\n"
+    code, _, err = run("--verbose", *arguments)
+    assert code == 1 and "Traceback" in err and err.splitlines()[-1].startswith("error: ZeroDivisionError")
+
+
+def test_warnings_are_a_line_each_and_those_of_other_packages_silent(run, monkeypatch, tmp_path):
+    def warn(*_, **__):
+        warnings.warn("something\nodd", CourseWarning, stacklevel=1)
+        warnings.warn("argument of a library", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr("course_utils.scans.export.export", warn)
+    arguments = ("export", "--model", "x.pt", "--out", tmp_path / "x")
+    assert run(*arguments)[2] == "warning: something odd\n"
+    assert run("--quiet", *arguments)[2] == ""
+    assert "FutureWarning: argument of a library" in run("--verbose", *arguments)[2]
+
+
 def test_a_command_that_does_not_exist(run):
     code, _, err = run("tarin")
     assert code == 2 and "No such command 'tarin'" in err
@@ -592,7 +633,7 @@ def test_a_command_loads_only_what_it_needs():
     code = """
 import sys
 from course_utils.commands import app
-sys.argv = ["course_utils", "register", "--help"]
+sys.argv = ["course_utils", "register", "--moving", "nothing.nii", "--fixed", "nothing.nii", "--moved", "out.nii"]
 try:
     app.main()
 except SystemExit:

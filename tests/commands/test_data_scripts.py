@@ -170,8 +170,9 @@ def test_the_check_names_every_bad_file_and_goes_on(tmp_path):
     code, out, err = run("check_data", "hippocampus", "--data-root", tmp_path)
     assert code == 2
     assert "imagesTr/hippocampus_001.nii.gz cannot be read" in out
-    assert "labelsTr/hippocampus_004.nii.gz does not exist" in out
-    assert "2 of 6 subjects of hippocampus cannot be used" in the_error(err)
+    assert "warning: 1 of 6 subjects of hippocampus have no label map" in err
+    assert "labelsTr/hippocampus_004.nii.gz: they are unlabelled" in err
+    assert "1 of 6 subjects of hippocampus cannot be used" in err.splitlines()[-1]
 
 
 def test_the_check_of_nothing_says_how_to_fill_it(tmp_path):

@@ -21,6 +21,7 @@ from course_utils.data.pairs import Cohort, Subject, split_subjects
 from course_utils.data.recipe import Recipe
 from course_utils.data.registry import DATASETS, dataset_info, fill_command, read_registry, terms
 from course_utils.errors import CourseError
+from notebooks.build import ROOT
 
 
 def touch(path, content=b"x"):
@@ -190,7 +191,12 @@ def test_the_data_folder_is_monais(monkeypatch, tmp_path):
     monkeypatch.setenv("MONAI_DATA_DIRECTORY", str(tmp_path))
     assert data_root() == tmp_path
     monkeypatch.delenv("MONAI_DATA_DIRECTORY")
+    monkeypatch.chdir(ROOT)
     assert str(data_root()) == "data"
+    monkeypatch.chdir(ROOT / "notebooks")  # where JupyterLab starts a notebook's kernel
+    assert data_root().resolve() == ROOT / "data"
+    monkeypatch.chdir(tmp_path)
+    assert data_root().resolve() == tmp_path / "data"
 
 
 def test_hippocampus(tmp_path):

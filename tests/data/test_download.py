@@ -368,7 +368,7 @@ def test_an_occupied_destination_is_left_alone_and_an_empty_one_filled(pack, tmp
     (target / "mine").write_text("mine")
     with pytest.raises(CourseError, match="move it away"):
         unpack(pack(FILES), target)
-    assert (target / "mine").read_text() == "mine"
+    assert (target / "mine").read_text(encoding="utf-8") == "mine"
 
 
 def test_what_a_killed_run_left_behind_does_not_get_in(pack, tmp_path):

@@ -57,7 +57,7 @@ def test_images_and_labels_come_to_the_grid_centred(tmp_path, recipe):
     volumes = load_subject(subject(tmp_path), recipe)
     image, label = volumes["image"], volumes["label"]
     assert (image.shape, image.dtype) == ((1, *GRID), torch.float32)
-    assert (label.shape, label.dtype) == ((1, *GRID), torch.uint8)
+    assert (label.shape, label.dtype) == ((1, *GRID), torch.int16)
     assert type(image) is type(label) is torch.Tensor
     ramp, two = blocks()
     np.testing.assert_array_equal(label[0, 1:11, :, 1:9], two)
@@ -148,7 +148,7 @@ def spoilt(kind, folder):
     elif kind == "negative":
         two = -two.astype(np.int16)
     elif kind == "many":
-        two = 200 * two.astype(np.int16)
+        two = 20_000 * two.astype(np.int32)
     elif kind == "cropped":
         ramp, two = (np.pad(a, ((0, 20), (0, 0), (0, 0)), mode="reflect") for a in (ramp, two))
     one = subject(
@@ -180,9 +180,9 @@ FAULTS = {
     "2-D": ("images/bad", "10x12 voxels is not 3-D"),
     "shapes": ("labels/bad", "9x12x8 voxels and .* 10x12x8"),
     "affines": ("labels/bad", "different affines"),
-    "fractions": ("labels/bad", "not integers"),
+    "fractions": ("labels/bad", "no labels"),
     "negative": ("labels/bad", "from -2 to 0"),
-    "many": ("labels/bad", "from 0 to 400"),
+    "many": ("labels/bad", "up to 40000: renumber them to 0 .background. to 32767"),
     "cropped": ("images/bad", "loses .* labelled"),
     "truncated": ("images/bad", "cannot be read"),
     "truncated label": ("labels/bad", "cannot be read"),
@@ -422,17 +422,26 @@ def test_paths_out_of_the_tables_folder(tmp_path):
     ("text", "words"),
     [
         ("", "no column fixed_image, moving_image"),
-        ("fixed_image,moving_image,fixed_label\n", "no column moving_label"),
+        ("fixed_image,fixed_label,moving_label\n", "no column moving_image"),
         (HEADER, "lists no pair"),
         (HEADER + ROW + ROW.replace("images/s1", "images/s9"), "line 3: moving_image .*s9.nii.gz does not exist"),
-        (HEADER + "images/s0.nii.gz,images/s1.nii.gz,labels/s0.nii.gz,\n", "line 2: no moving_label"),
-        (HEADER + "images/s0.nii.gz,images/s1.nii.gz\n", "line 2: no fixed_label"),
+        (HEADER + "images/s0.nii.gz,,labels/s0.nii.gz,\n", "line 2: no moving_image"),
+        (HEADER + ROW.replace("labels/s1", "labels/s9"), "line 2: moving_label .*s9.nii.gz does not exist"),
     ],
 )
 def test_tables_that_cannot_be_used(few, tmp_path, text, words):
     with pytest.raises(CourseError, match=words) as caught:
         pairs_from_csv(table(tmp_path, text))
     assert str(tmp_path / "pairs.csv") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["fixed_image,moving_image\nimages/s0.nii.gz,images/s1.nii.gz\n", HEADER + "images/s0.nii.gz,images/s1.nii.gz,,\n"],
+)
+def test_pairs_without_labels(few, tmp_path, text):
+    (pair,) = pairs_from_csv(table(tmp_path, text))
+    assert (pair.fixed.label, pair.moving.label) == (None, None) and pair.name == "s1_to_s0"
 
 
 def test_a_table_that_is_none(tmp_path):

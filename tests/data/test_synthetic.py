@@ -27,7 +27,7 @@ class Cohort:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.info = json.loads((folder / "cohort.json").read_text())
+        self.info = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
         self.names = sorted(path.name for path in (folder / "images").iterdir())
         self.images = [self.read("images", name) for name in self.names]
         self.labels = [self.read("labels", name) for name in self.names]

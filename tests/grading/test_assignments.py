@@ -205,10 +205,11 @@ def test_no_line_of_a_solution_or_hidden_test_is_released(source, tmp_path):
     for path in sorted(out.rglob("*")):
         if path.is_dir():
             continue
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if path.suffix in (".ipynb", ".md", ".py", ".toml") else ""
         original = build.ROOT / path.relative_to(out)
         if path.suffix != ".ipynb":  # the package and its papers, as everybody has them
-            assert path.name == "README.md" or text == original.read_text(encoding="utf-8")
+            assert path.name == "README.md" or path.read_bytes() == original.read_bytes()
+            assert path.suffix != ".py" or "course_utils" in path.parts
             continue
         released = nbformat.reads(text, as_version=4)
         if "assignments" not in path.parts:  # a lecture may say the same: it is there for all to read
@@ -226,6 +227,8 @@ def test_a_release_is_whole_and_replaces_only_a_release(tmp_path, monkeypatch):
     assert sorted(written) == sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
     assert {f"notebooks/{source.stem}.ipynb" for source in build.sources()} <= set(written)
     assert not [name for name in written if name.endswith(".py") and not name.startswith("course_utils/")]
+    package = (build.ROOT / "course_utils").rglob("*.py")
+    assert {path.relative_to(build.ROOT).as_posix() for path in package} <= set(written)
     (out / "notebooks" / "old.ipynb").touch()
     build.write_release(out)
     assert not (out / "notebooks" / "old.ipynb").exists()
@@ -241,6 +244,30 @@ def test_a_release_is_whole_and_replaces_only_a_release(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["mine", "release"]
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["with metadata", "without"])
+def test_a_release_tells_students_their_points(tmp_path, built_in_cohort, lost):
+    """In the bundle, without sources; the notebook holds a note of the student's, and may have lost its metadata."""
+    out = tmp_path / "release"
+    build.write_release(out)
+    path = out / "notebooks" / "assignments" / "02_warping.ipynb"
+    whole = nbformat.read(path, as_version=4)
+    answers = cells(read_assignment(SOURCES[1]))
+    for name in ("shift", "warp"):
+        cells(whole)[name].source = answers[name].source
+    whole.cells.insert(4, nbformat.v4.new_markdown_cell("What I do not understand yet"))
+    if lost:
+        for cell in whole.cells:
+            cell.metadata.clear()
+    nbformat.write(whole, path)
+    command = [sys.executable, "-m", "course_utils", "check", "notebooks/assignments/02_warping.ipynb"]
+    done = subprocess.run(command, cwd=out, env=os.environ | {"PYTHONPATH": str(out)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    worth = {exercise.grade_id: exercise.points for exercise in exercises(read_assignment(SOURCES[1]))}
+    assert done.stdout.splitlines()[-1] == (
+        f"{worth['shift'] + worth['warp']} of {sum(worth.values())} points on the visible checks"
+    )
+
+
 # --- nbgrader is the independent reference ----------------------------------------------------------------------------
 
 
@@ -253,8 +280,8 @@ def test_nbgrader_makes_the_same_student_version(source, tmp_path):
     nbformat.validate(notebook)
     MetadataValidator().validate_nb(notebook)
     config = Config()
-    code = (tmp_path / "course" / "nbgrader_config.py").read_text()
-    exec(compile(code, "nbgrader_config.py", "exec"), {"get_config": lambda: config})
+    code = (tmp_path / "course" / "nbgrader_config.py").read_text(encoding="utf-8")
+    exec(compile(code, "nbgrader_config.py", "exec"), {"get_config": lambda: config, "__file__": str(tmp_path / "x")})
     assert config.ClearSolutions.code_stub == {"python": STUB}
     for step in (LockCells, ClearSolutions, ClearHiddenTests):
         notebook, _ = step(config=config).preprocess(notebook, {})
@@ -266,9 +293,10 @@ def test_nbgrader_makes_the_same_student_version(source, tmp_path):
 
 
 def nbgrader(course, *arguments):
-    """Call nbgrader in its course folder, on this Python's programs."""
+    """Call nbgrader in its course folder, on this Python's programs, with the course's own settings alone."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "HOME": str(course), "JUPYTER_PREFER_ENV_PATH": "1"}
+    environment = {name: value for name, value in environment.items() if name != "MONAI_DATA_DIRECTORY"}
     command = [sys.executable, "-m", "nbgrader", *arguments]
     return subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True)
 
@@ -284,6 +312,29 @@ def test_nbgrader_releases_and_validates_an_assignment(tmp_path, built_in_cohort
     assert [cell.source for cell in released.cells] == [cell.source for cell in ours.cells]
     solved = nbgrader(tmp_path / "course", "validate", str(Path("source", name)))
     assert "Success! Your notebook passes all the tests" in solved.stdout, solved.stdout
+
+
+def test_nbgrader_grades_a_class_on_one_data_folder(tmp_path, built_in_cohort):
+    source, course = SOURCES[1], tmp_path / "course"
+    build.write_instructor_versions(course)
+    (course / "data").symlink_to(data_root(), target_is_directory=True)  # as if nbgrader had made the cohort there
+    done = nbgrader(course, "generate_assignment", source.stem, "--create")
+    assert done.returncode == 0, done.stderr
+    for student in ("ada", "alan"):
+        folder = course / "submitted" / student / source.stem
+        folder.mkdir(parents=True)
+        nbformat.write(read_assignment(source), folder / f"{source.stem}.ipynb")
+        (folder / "data" / "synthetic").mkdir(parents=True)
+        (folder / "data" / "synthetic" / "scan.nii.gz").write_bytes(bytes(10**6))  # a student's own, handed in too
+    done = nbgrader(course, "autograde", source.stem)
+    assert done.returncode == 0, done.stderr
+    graded = sorted(path for path in (course / "autograded").rglob("*") if path.is_file())
+    assert [path.relative_to(course / "autograded").as_posix() for path in graded] == [
+        f"{student}/{source.stem}/{source.stem}.ipynb" for student in ("ada", "alan")
+    ]
+    for path in graded:
+        checks = [cell for cell in nbformat.read(path, as_version=4).cells if cell.metadata.nbgrader.grade]
+        assert not [output for cell in checks for output in cell.outputs if output.output_type == "error"]
 
 
 # --- the format -------------------------------------------------------------------------------------------------------
@@ -354,7 +405,7 @@ def test_an_assignment_is_read(toy):
     ],
 )
 def test_a_broken_format_is_named(toy, old, new, found):
-    text = toy.read_text()
+    text = toy.read_text(encoding="utf-8")
     assert old in text
     toy.write_text(text.replace(old, new, 1))
     with pytest.raises(CourseError) as error:
@@ -374,12 +425,12 @@ def test_a_missing_source_is_named(tmp_path):
 def test_a_stale_student_s_notebook_is_seen(tmp_path):
     for name in ("pyproject.toml", "notebooks/assignments/sources/03_velocity_fields.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text((build.ROOT / name).read_text())
+        (tmp_path / name).write_text((build.ROOT / name).read_text(encoding="utf-8"))
     source = tmp_path / "notebooks/assignments/sources/03_velocity_fields.py"
     assert any("missing" in problem for problem in build.assignment_problems(source))
     build.write_student_version(source)
     assert build.assignment_problems(source) == []
-    before = source.read_text()
+    before = source.read_text(encoding="utf-8")
     for old, new, found in [
         ("minus the displacement is not", "minus the displacement is", "not the source's"),
         ("| minutes | 70 |", "| minutes | long |", "minutes"),

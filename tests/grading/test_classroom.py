@@ -37,6 +37,24 @@ def test_the_command_grades_a_folder(of_class, tmp_path, built_in_cohort):
         assert (tmp_path / "out" / "feedback" / f"{name}_02_warping.html").is_file()
 
 
+def test_the_command_warns_of_files_that_may_be_several_people_s(of_class, tmp_path, built_in_cohort):
+    students = {"week 2/ada": of_class.right(), "late/ada": of_class.partial(), "late/alan": of_class.partial()}
+    for name, student in students.items():
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "Copy of 02_warping.ipynb").write_bytes(student.content)
+    command = [sys.executable, "-m", "course_utils", "grade", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert "one student's, ada (02_warping; late/ada, week 2/ada): if they are several people's, put each" in warning
+    table = pd.read_csv(tmp_path / "out" / "grades.csv", index_col="student")
+    assert table.loc["ada", "status"] == (
+        "graded; handed in 2 times, best: week 2/ada/Copy of 02_warping.ipynb; may be several people's: "
+        "late/ada, week 2/ada"
+    )
+    assert table.loc["alan", "status"] == "graded"
+
+
 def test_the_command_checks_one_s_own_notebook(of_class, tmp_path, built_in_cohort):
     mine = of_class.partial()
     (tmp_path / "02_warping.ipynb").write_bytes(mine.content)

@@ -85,7 +85,7 @@ def test_everything_is_written_and_an_earlier_student_s_page_goes(tmp_path):
         ["grades.csv", "grades.json", "histogram.png", "ada_02_warping.html", "eve_02_warping.html"]
     )
     assert (tmp_path / "grades.csv").read_bytes() == first.replace(b"bob", b"eve")
-    details = json.loads((tmp_path / "grades.json").read_text())
+    details = json.loads((tmp_path / "grades.json").read_text(encoding="utf-8"))
     assert details["submissions"][1]["exercises"][0]["message"] == "no"
 
 

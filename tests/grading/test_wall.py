@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 from notebooks.build import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def without(distributions, code):

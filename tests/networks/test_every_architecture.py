@@ -1,10 +1,13 @@
 """What every architecture keeps to: the identity at first, sizes, precision, gradients, batches, learning."""
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from course_utils.errors import CourseError
 from course_utils.fields import compose, warp
 from course_utils.losses import diffusion_loss, ssd_loss
 from course_utils.networks import ARCHITECTURES
@@ -146,6 +149,38 @@ def test_networks_that_cannot_be_built_are_refused(name):
         ARCHITECTURES[name](4)
     with pytest.raises(ValueError, match=r"at least two levels, not features=\(16,\)"):
         ARCHITECTURES[name](3, features=(16,))
+
+
+def learns_from(network, shape):
+    """A training step and an answer on images of this shape."""
+    moving, fixed = images(shape, batch=2)
+    result = network.train()(moving, fixed)
+    (ssd_loss(result.moved, fixed) + diffusion_loss(predicted(result))).backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    assert network.eval()(moving, fixed).displacement.isfinite().all()
+
+
+@both
+@architectures
+@pytest.mark.parametrize("normalised", [False, True], ids=["plain", "normalised"])
+@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 8, 8), (16, 16, 16), (16, 17, 16), (3, 5, 40), (32, 16, 16)])
+def test_images_are_large_enough_or_the_least_shape_is_told(name, dims, normalised, shape):
+    options = NORMALISED.get(name, {}) if normalised else dict.fromkeys(NORMALISED.get(name, {}), False)
+    network = ARCHITECTURES[name](dims, features=(4, 4, 4, 4), **options)
+    shape = shape[:dims]
+    try:
+        network.check_grid(shape)
+    except CourseError as error:
+        message = str(error)
+        assert "x".join(map(str, shape)) in message and "\n" not in message
+        least = int(re.search(r"a shape of (\d+) voxels or more along one axis", message)[1])
+        with pytest.raises(CourseError):  # it is the least
+            network.check_grid((least - 1, *shape[1:]))
+        with pytest.raises(CourseError, match="a shape of"):
+            network(*images(shape))
+        shape = (least, *shape[1:])
+        network.check_grid(shape)
+    learns_from(network, shape)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def store(source):
 
 
 def edit(source, old, new):
-    text = source.read_text()
+    text = source.read_text(encoding="utf-8")
     assert old in text
     source.write_text(text.replace(old, new))
 

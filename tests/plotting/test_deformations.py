@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 
 from course_utils import plotting
@@ -36,6 +37,43 @@ def test_grid_is_wholly_on_the_page_and_panels_agree():
     for ax in figure.axes:
         assert ax.get_xlim() == (-0.5, 10.5) and ax.get_ylim() == (-0.5, 5.5)
         np.testing.assert_array_equal(ax.images[0].get_array(), np.eye(6).T)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_moved_grid_is_where_x_plus_u_is_a_multiple_of_the_step(axis):
+    """Each line of the square grid on the moving image, where the moved image has it."""
+    rng = np.random.default_rng(0)
+    u = scipy.ndimage.gaussian_filter(rng.normal(size=(3, *SHAPE)), (0, 1.5, 1.5, 1.5)) * 8
+    image = rng.uniform(size=SHAPE)
+    figure = plotting.registration(image, image, image, torch.from_numpy(u)[None], step=2, axis=axis, at=2)
+    ax = panels(figure)[-1]
+    found = contours(ax)
+    assert len(found) == 2
+    plane = [a for a in range(3) if a != axis]
+    for contour, component in zip(found, plane, strict=True):
+        position = np.moveaxis(np.indices(SHAPE) + u, axis + 1, 1)[component, 2]  # (horizontal, vertical)
+        levels = [level for level in range(0, SHAPE[component], 2) if position.min() < level < position.max()]
+        assert contour.levels.tolist() == levels and len(levels) > 2
+        for level, path in zip(levels, contour.get_paths(), strict=True):
+            there = scipy.ndimage.map_coordinates(position, path.vertices.T, order=1)
+            np.testing.assert_allclose(there, level, atol=0.35)  # linear along a voxel's sides, not inside of it
+
+
+def test_a_registration_shows_both_images_what_differs_and_the_grid_in_the_slice_that_matters():
+    moving, fixed, label = np.zeros(SHAPE), np.zeros(SHAPE), np.zeros(SHAPE, np.uint8)
+    moving[:, 7, 3], fixed[:, 7, 4], label[2:4, 7, 2:5] = 2.0, 1.0, 1
+    figure = plotting.registration(moving, fixed, 0.5 * moving, np.zeros((3, *SHAPE)), label=label, spacing=SPACING)
+    shown = pictures(figure)
+    titles = [ax.get_title() for ax in panels(figure)]
+    assert titles == ["moving", "fixed", "moved", "moving − fixed", "moved − fixed", "moved, and the grid"]
+    expected = [moving, fixed, 0.5 * moving, moving - fixed, 0.5 * moving - fixed, 0.5 * moving]
+    for picture, image in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(picture.get_array(), image[:, 7].T)
+    assert {shown[i].get_clim() for i in (0, 1, 2, 5)} == {(0, 2)}  # one scale, or brightness would look like a change
+    assert {shown[i].get_clim() for i in (3, 4)} == {(-2, 2)}
+    for ax in panels(figure):  # upright: superior on top, right on the right, true to scale
+        assert ax.get_xlim() == (-0.5, 6.5) and ax.get_ylim() == (-0.5, 10.5) and ax.get_aspect() == 2.0
+    assert "coronal, y = 7" in figure.get_suptitle()
 
 
 def test_arrows_go_from_x_to_x_plus_u_in_voxels():

@@ -32,6 +32,7 @@ def all_figures() -> dict[str, plotting.Figure]:
         "checkerboard": plotting.checkerboard(pairs),
         "difference": plotting.difference(pairs),
         "deformed_grid": plotting.deformed_grid({"a": u, "b": 2 * u}, image, title="grid"),
+        "registration": plotting.registration(image, 1 - image, image + 0.1, u, label=label, title="pair"),
         "arrows": plotting.arrows(u),
         "jacobian": plotting.jacobian({"a": 1 + u[0], "b": 1 + 0.1 * u[0]}, image),
         "grades": plotting.grades([0.1, 0.5, 1.0], {"warp by hand": 0.3, "scaling and squaring": 0.9}),
@@ -70,6 +71,7 @@ def test_everything_stays_on_the_page_and_headings_do_not_collide(figures, name)
     figure = figures[name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of a layout that collapsed, of a missing glyph
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="matplotlib|pyparsing")  # not ours
         figure.draw_without_rendering()
     width, height = figure.get_size_inches()
     box = figure.get_tightbbox()
@@ -106,6 +108,12 @@ BAD = {
     "a field of two components in 3-D": (lambda: plotting.deformed_grid(FIELD[:2]), r"\(2, 4, 5, 6\)"),
     "an image as field": (lambda: plotting.arrows(IMAGE[None, None]), r"\(1, 1, 4, 5, 6\)"),
     "a field and an image": (lambda: plotting.arrows(FIELD, LABEL), r"\(4, 5, 6\).*\(4, 5, 7\)"),
+    "moved of another shape": (
+        lambda: plotting.registration(IMAGE, IMAGE, LABEL, FIELD),
+        r"fixed \(4, 5, 6\), moved \(4, 5, 7\)",
+    ),
+    "a registration without a field": (lambda: plotting.registration(IMAGE, IMAGE, IMAGE, IMAGE), r"\(4, 5, 6\)"),
+    "a grid of step 0": (lambda: plotting.registration(IMAGE, IMAGE, IMAGE, FIELD, step=0), "step of 0"),
     "step 0": (lambda: plotting.deformed_grid(FIELD, step=0), "step of 0"),
     "no displacements": (lambda: plotting.deformed_grid({}), "no displacements"),
     "limit 1": (lambda: plotting.jacobian(IMAGE, limit=1), "not above 1"),

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser, load, run, verify_metadata, verify_net_in_out
 from scipy import ndimage
@@ -24,6 +25,7 @@ from course_utils.errors import CourseError
 from course_utils.model_card import describe, write_card
 from course_utils.networks import NetworkSpec
 from course_utils.scans import export
+from course_utils.scans.registration import register_files
 from tests.checkpoints import checkpoint as checkpoint_of
 
 pytestmark = pytest.mark.slow
@@ -140,7 +142,7 @@ def test_the_metadata_follow_the_specification(bundle, tmp_path):
     schema = tmp_path / "schema.json"  # a file that is there is not downloaded
     schema.write_text(json.dumps(SPECIFICATION))
     verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema))
-    content = json.loads((bundle / "configs" / "metadata.json").read_text())
+    content = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     broken = tmp_path / "metadata.json"
     broken.write_text(json.dumps({k: v for k, v in content.items() if k != "task"}))
     with pytest.raises(ValueError, match="'task' is a required property"):
@@ -180,22 +182,39 @@ def test_a_bundle_runs_from_its_own_configuration_wherever_it_lies(checkpoint, b
     for name in ("moving", "fixed"):
         array = ndimage.gaussian_filter(rng.normal(size=SHAPES[len(Checkpoint.load(checkpoint).card.recipe.shape)]), 2)
         files[name] = str(tmp_path / f"{name}.nii.gz")
-        nib.save(nib.Nifti1Image(1000 * array.astype(np.float32), np.eye(4)), files[name])
+        nib.save(nib.Nifti1Image(1000 * array.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])), files[name])
     monkeypatch.chdir(tmp_path / "elsewhere")
-    run(config_file="configs/inference.json", output=str(tmp_path / "u.npy"), device="cpu", **files)
     trained = Checkpoint.load(checkpoint)
-    with torch.inference_mode():
-        expected = trained.model()(*(trained.card.recipe.load(files[name])["image"][None] for name in files))
-    np.testing.assert_allclose(np.load(tmp_path / "u.npy"), expected.displacement[0], atol=1e-5)
+    if len(trained.card.recipe.shape) == 2:
+        run(config_file="configs/inference.json", output=str(tmp_path / "u.npy"), device="cpu", **files)
+        with torch.inference_mode():
+            expected = trained.model()(*(trained.card.recipe.load(files[name])["image"][None] for name in files))
+        np.testing.assert_allclose(np.load(tmp_path / "u.npy"), expected.displacement[0], atol=1e-5)
+        return
+    theirs = {name: str(tmp_path / f"{name}.nii.gz") for name in ("moved", "warp")}
+    run(config_file="configs/inference.json", device="cpu", **files, **theirs)
+    ours = {name: tmp_path / f"our_{name}.nii.gz" for name in theirs}
+    register_files(files["moving"], files["fixed"], ours, model=checkpoint, iterations=0)
+    for name, path in ours.items():
+        np.testing.assert_array_equal(nib.load(theirs[name]).get_fdata(), nib.load(path).get_fdata())
+    # Another program places the field: it makes the moved scan.
+    scans = [sitk.ReadImage(files[name], sitk.sitkFloat32) for name in ("moving", "fixed")]
+    field = sitk.DisplacementFieldTransform(sitk.ReadImage(theirs["warp"], sitk.sitkVectorFloat64))
+    lowest = float(sitk.GetArrayFromImage(scans[0]).min())
+    moved = sitk.GetArrayFromImage(sitk.Resample(*scans, field, sitk.sitkLinear, lowest)).T
+    inside = (slice(3, -3),) * 3
+    difference = np.abs(moved - nib.load(theirs["moved"]).get_fdata())[inside]
+    still = np.abs(sitk.GetArrayFromImage(scans[0]).T - moved)[inside]
+    assert difference.mean() < 0.05 * still.mean()
 
 
 def test_a_bundle_carries_what_its_card_promises(bundle):
-    described = json.loads((bundle / "configs" / "metadata.json").read_text())["course_utils"]
+    described = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))["course_utils"]
     weights = bundle / described["weights"]
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == described["sha256"]
-    text = (bundle / "docs" / "README.md").read_text()
+    text = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
     assert described["sha256"] in text and "--config_file configs/inference.json" in text
-    assert "CC BY 4.0" in (bundle / "docs" / "data_license.txt").read_text()
+    assert "CC BY 4.0" in (bundle / "docs" / "data_license.txt").read_text(encoding="utf-8")
     assert not re.search(r"/(tmp|home|root)/", text + json.dumps(described))  # no path of this machine
 
 
@@ -220,13 +239,13 @@ def test_a_bundle_is_written_whole_or_not_at_all(checkpoint, bundle, tmp_path, m
 def test_a_trained_folder_describes_itself(tmp_path):
     model = save_checkpoint(tmp_path, metrics={"dice": 0.75, "folding_percent": 0.125, "jaccard": float("nan")})
     write_card(model)
-    described = json.loads((tmp_path / "model.json").read_text())
+    described = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
     assert described["validation"] == {"step": 3, "dice": 0.75, "folding_percent": 0.125}
     assert described["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert described["parameters"] == sum(p.numel() for p in Checkpoint.load(model).model().parameters())
     again = NetworkSpec(described["architecture"], described["arguments"])
     assert again == Checkpoint.load(model).network
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
     for expected in (
         *("22x16x13 voxels of 2x2x2 mm", "percentile, volume by volume", "1 shell, 2 core", "CC BY 4.0"),
         *("similarity (NCC, window 9, weight 1.0)", "overlap (Overlap, labels [1, 2], weight 0.25)"),
@@ -245,7 +264,7 @@ def test_a_checkpoint_without_metrics_licence_or_labels(tmp_path):
     card = DataCard("balls", {}, Recipe(SHAPES[3], (2.0, 2.0, 2.0), aligned=True))
     model = save_checkpoint(tmp_path, metrics={}, card=card)
     write_card(model)
-    described = json.loads((tmp_path / "model.json").read_text())
+    described = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
     assert described["validation"] == {"step": 3, "score": 0.75}
     assert described["licence"] == described["citation"] == "unknown"
-    assert "| structures | none |" in (tmp_path / "README.md").read_text()
+    assert "| structures | none |" in (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -153,7 +153,7 @@ def test_a_submission_is_the_same_bytes_twice(task, tmp_path):
 
 def test_short_names_that_mean_two_pairs_are_refused(task, tmp_path):
     (task / "imagesTr" / "Blobs_0006_0001.nii.gz").write_bytes((task / image_name(6)).read_bytes())
-    content = json.loads((task / "Blobs_dataset.json").read_text())
+    content = json.loads((task / "Blobs_dataset.json").read_text(encoding="utf-8"))
     content["registration_val"].append({"fixed": image_name(5), "moving": "./imagesTr/Blobs_0006_0001.nii.gz"})
     (task / "Blobs_dataset.json").write_text(json.dumps(content))
     with pytest.raises(CourseError, match="two pairs would be called disp_0005_0006"):
@@ -173,7 +173,7 @@ def test_a_network_of_ras_volumes_registers_any_orientation_alike(task, tmp_path
         image = nib.load(path).as_reoriented(turn)
         (turned / path.relative_to(task)).parent.mkdir(parents=True, exist_ok=True)
         nib.save(image, turned / path.relative_to(task))
-    content = json.loads((task / "Blobs_dataset.json").read_text())
+    content = json.loads((task / "Blobs_dataset.json").read_text(encoding="utf-8"))
     content["tensorImageShape"] = {"0": list(image.shape)}
     (turned / "Blobs_dataset.json").write_text(json.dumps(content))
     network = trained(spacing=(1.0, 1.0, 1.0), shape=(16, 16, 16))
@@ -240,13 +240,13 @@ FAULTS = {
 
 def forget(folder, key):
     path = folder / "Blobs_dataset.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
 
 
 def rename(folder):
     path = folder / "Blobs_dataset.json"
-    path.write_text(path.read_text().replace("imagesTr/Blobs_0007_0000", "imagesTr/Blobs_seven"))
+    path.write_text(path.read_text(encoding="utf-8").replace("imagesTr/Blobs_0007_0000", "imagesTr/Blobs_seven"))
     (folder / image_name(7)).rename(folder / "imagesTr" / "Blobs_seven.nii.gz")
 
 
@@ -261,7 +261,7 @@ def test_nothing_is_left_behind_when_a_pair_cannot_be_registered(task, tmp_path,
     with pytest.raises(CourseError, match=message):
         learn2reg.write_submission(trained(), cohort_of(task), out / "s.zip")
     assert [path.name for path in out.iterdir()] == ["s.zip"]
-    assert (out / "s.zip").read_text() == "the submission before"
+    assert (out / "s.zip").read_text(encoding="utf-8") == "the submission before"
 
 
 def test_a_network_that_diverged_or_fails_writes_nothing(task, tmp_path):
@@ -284,7 +284,7 @@ def test_a_network_that_diverged_or_fails_writes_nothing(task, tmp_path):
 
 def test_training_images_may_be_listed_by_modality(task):
     path = task / "Blobs_dataset.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["training"] = {"0": content["training"][:3], "1": content["training"][3:]}
     path.write_text(json.dumps(content))
     assert [len(cohort_of(task).splits[side]) for side in ("train", "val")] == [4, 3]
@@ -381,7 +381,7 @@ def test_a_structure_that_one_image_lacks_is_not_measured_and_one_that_vanishes_
 
 
 def test_labels_that_the_json_does_not_name_are_measured(task, tmp_path):
-    content = json.loads((task / "Blobs_dataset.json").read_text()) | {"labels": {"0": {"1": "shell"}}}
+    content = json.loads((task / "Blobs_dataset.json").read_text(encoding="utf-8")) | {"labels": {"0": {"1": "shell"}}}
     (task / "Blobs_dataset.json").write_text(json.dumps(content))
     learn2reg.write_submission(trained(), cohort_of(task), tmp_path / "s.zip")
     table = learn2reg.evaluate_submission(tmp_path / "s.zip", cohort_of(task))

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.ndimage import map_coordinates
 
@@ -63,10 +64,13 @@ def checkpoint(tmp_path_factory):
 def register(monkeypatch, capsys, scans):
     """`register("--no-model", fixed=..., warp=...)`: exit code, stdout, stderr; files have default names."""
 
-    def command(*flags, **files):
+    def command(*flags, quiet=True, **files):
         names = {"moving": "moving.nii.gz", "fixed": "fixed.nii.gz", "moved": "moved.nii.gz"} | files
+        names = {name: file for name, file in names.items() if file is not None}
         options = [part for name, file in names.items() for part in (f"--{name.replace('_', '-')}", str(scans / file))]
-        monkeypatch.setattr(sys, "argv", ["course_utils", "register", *options, "--device", "cpu", *map(str, flags)])
+        told = ["--quiet"] if quiet else []
+        argv = ["course_utils", *told, "register", *options, "--device", "cpu", *map(str, flags)]
+        monkeypatch.setattr(sys, "argv", argv)
         with pytest.raises(SystemExit) as end:
             main()
         return end.value.code, *capsys.readouterr()
@@ -228,7 +232,7 @@ def test_outputs_that_cannot_be_written_are_found_before_any_work(scans, refused
     (scans / "folder.nii").mkdir()
     cases = {
         "none is not a folder: make it": "none/moved.nii.gz",
-        "is not the name of a NIfTI file": "moved.png",
+        "is not the name of an image that can be written": "moved.png",
         "is a folder: name a file in it": "folder.nii",
         "--moved and --fixed name one file": "fixed.nii.gz",
     }
@@ -268,7 +272,7 @@ def test_a_full_disk_leaves_all_files_or_none(scans, limit):
     files = {"moving": "moving.nii.gz", "fixed": "fixed.nii.gz", "moved": "moved.nii.gz", "warp": "warp.nii.gz"}
     options = [part for name, file in files.items() for part in (f"--{name}", scans / file)]
     done = subprocess.run(
-        [sys.executable, "-m", "course_utils", "register", *options, "--no-model", "--iterations", "1"],
+        [sys.executable, "-m", "course_utils", "--quiet", "register", *options, "--no-model", "--iterations", "1"],
         preexec_fn=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)),
         capture_output=True,
         text=True,
@@ -279,3 +283,145 @@ def test_a_full_disk_leaves_all_files_or_none(scans, limit):
     )
     assert sorted(path.name for path in scans.iterdir()) == before
     assert (scans / "moved.nii.gz").read_bytes() == b"from before"
+
+
+# --- masks, warnings, many pairs --------------------------------------------------------------------------------------
+
+
+def test_a_mask_keeps_what_only_one_scan_shows_from_pulling_at_the_rest(scans, register):
+    """A bright block in the moving scan, which the fixed one lacks; errors are those of the voxels around it."""
+    image = nib.load(scans / "moving.nii.gz")
+    array, mask = np.asarray(image.dataobj).copy(), np.ones(image.shape, np.uint8)
+    block = (slice(16, 22), slice(12, 18), slice(6, 10))
+    array[block], mask[block] = 3000, 0
+    nib.save(nib.Nifti1Image(array, image.affine, image.header), scans / "spoiled.nii.gz")
+    nib.save(nib.Nifti1Image(mask, image.affine), scans / "mask.nii.gz")
+    points = phantoms.positions(FIXED)
+    straight = points.copy()
+    for _ in range(60):  # the bend undone, by fixed-point iteration
+        straight = points - (bent(straight) - straight)
+    turned = phantoms.grid((1, 1, 1), (1.05, 0.97, 1.0), degrees=8).affine
+    turned[:3, 3] = 3, -2, 4
+    belongs = phantoms.apply(turned, straight)
+    voxels = phantoms.apply(np.linalg.inv(MOVING.affine), belongs)
+    near = np.all([(v > b.start - 2) & (v < b.stop + 1) for v, b in zip(voxels, block, strict=True)], axis=0)
+    counts = (np.linalg.norm(points, axis=0) < 20) & ~near
+    errors = {}
+    for name, options in (("without", {}), ("with", {"moving_mask": "mask.nii.gz"})):
+        files = {"moving": "spoiled.nii.gz", "warp": "w.nii.gz", **options}
+        assert register("--no-model", "--affine", **files)[0] == 0
+        field = np.asarray(nib.load(scans / "w.nii.gz").dataobj)[:, :, :, 0] * [-1, -1, 1]
+        errors[name] = np.linalg.norm(points + np.moveaxis(field, -1, 0) - belongs, axis=0)[counts].mean()
+    assert errors["with"] < 0.3 * errors["without"] and errors["with"] < 3  # mm
+
+
+def test_a_mask_must_fit_and_leave_something(scans, refused, register):
+    assert "mask.nii.gz does not exist" in refused("--no-model", fixed_mask="mask.nii.gz")
+    phantoms.save(scans / "empty.nii.gz", np.zeros(FIXED.shape), FIXED, np.uint8)
+    assert "empty.nii.gz is 0 everywhere" in refused("--no-model", fixed_mask="empty.nii.gz")
+    assert "resample the label to its image" in refused("--no-model", moving_mask="empty.nii.gz")
+
+
+def test_what_is_done_is_told_and_what_is_odd_is_warned_of(scans, register):
+    code, _, err = register("--no-model", "--iterations", 1, quiet=False)
+    assert code == 0 and re.fullmatch(r"registering \S+moving.nii.gz to \S+fixed.nii.gz\n", err)
+    # Far apart: what is left of the overlap is little.
+    image = nib.load(scans / "moving.nii.gz")
+    affine = image.affine.copy()
+    affine[0, 3] += 50
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), scans / "far.nii.gz")
+    _, _, err = register("--no-model", "--iterations", 1, quiet=False, moving="far.nii.gz")
+    assert re.search(r"^warning: \S+far.nii.gz and \S+ share \d+% of the fixed field of view, .* --affine", err, re.M)
+    # A tilted gantry: what ITK cannot place.
+    image = nib.load(scans / "fixed.nii.gz")
+    affine = image.affine.copy()
+    affine[1, 2] += 0.7
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), scans / "tilted.nii.gz")
+    _, _, err = register("--no-model", "--iterations", 1, quiet=False, fixed="tilted.nii.gz")
+    assert re.search(r"^warning: the axes of \S+tilted.nii.gz are not at right angles .* resample it first", err, re.M)
+
+
+def test_a_structure_too_small_for_the_grid_is_named(scans, register):
+    points = np.zeros(MOVING.shape, np.uint8)
+    points[10, 12, 8] = 9
+    phantoms.save(scans / "point.nii.gz", points, MOVING, np.uint8)
+    coarse = phantoms.grid((10, 10, 10), (6.0, 6.0, 6.0))
+    phantoms.save(scans / "coarse.nii.gz", phantoms.intensity(phantoms.positions(coarse)), coarse)
+    files = {"moving_label": "point.nii.gz", "moved_label": "moved_point.nii.gz", "fixed": "coarse.nii.gz"}
+    shifts = []
+    for shift in range(3):  # at one of them no voxel's centre is near enough
+        points = np.roll(points, shift, 0)
+        phantoms.save(scans / "point.nii.gz", points, MOVING, np.uint8)
+        code, _, err = register("--no-model", "--iterations", 1, quiet=False, **files)
+        kept = 9 in np.asarray(nib.load(scans / "moved_point.nii.gz").dataobj)
+        assert code == 0 and kept != ("point.nii.gz: the structures 9 are not in the moved label map" in err)
+        shifts.append(kept)
+    assert not all(shifts)
+
+
+def test_a_label_of_64_bits_comes_back_as_it_was(scans, register):
+    image = nib.load(scans / "label.nii.gz")
+    values = np.array([0, 2**24 + 1, 2**40 + 1])[np.asarray(image.dataobj)]
+    nib.save(nib.Nifti1Image(values, image.affine, dtype=np.int64), scans / "long.nii.gz")
+    code, _, err = register("--no-model", "--iterations", 1, moving_label="long.nii.gz", moved_label="l.nii.gz")
+    assert code == 0, err
+    moved = nib.load(scans / "l.nii.gz")
+    assert moved.get_data_dtype() == np.int64
+    assert set(np.unique(np.asarray(moved.dataobj))) == {0, 2**24 + 1, 2**40 + 1}
+
+
+@pytest.fixture
+def many(scans, monkeypatch, capsys):
+    """`many(rows, ...)`: the command register --pairs on these rows: exit code, stdout, stderr."""
+
+    def command(rows, *flags, folder="out"):
+        lines = ["fixed_image,moving_image,moving_label", *rows]
+        (scans / "pairs.csv").write_text("\n".join(lines))
+        options = ["--pairs", str(scans / "pairs.csv"), "--out-folder", str(scans / folder), "--device", "cpu"]
+        argv = ["course_utils", "register", "--no-model", "--iterations", "2", *options, *map(str, flags)]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capsys.readouterr()
+
+    return command
+
+
+def test_many_pairs_come_out_as_each_by_itself(scans, register, many):
+    rows = ["fixed.nii.gz,moving.nii.gz,label.nii.gz", "moving.nii.gz,fixed.nii.gz,"]
+    code, out, err = many(rows, "--write", "moved,warp,moved_label")
+    assert code == 0, err
+    assert out.startswith("2 pairs registered in ")
+    names = sorted(path.name for path in (scans / "out").iterdir())
+    assert names == [
+        *("fixed_to_moving_moved.nii.gz", "fixed_to_moving_warp.nii.gz", "moving_to_fixed_moved.nii.gz"),
+        *("moving_to_fixed_moved_label.nii.gz", "moving_to_fixed_warp.nii.gz", "registrations.csv"),
+    ]
+    assert register("--no-model", "--iterations", 2)[0] == 0
+    alone = load(scans / "moved.nii.gz")
+    np.testing.assert_array_equal(load(scans / "out/moving_to_fixed_moved.nii.gz"), alone)
+    table = pd.read_csv(scans / "out/registrations.csv")
+    assert table["pair"].tolist() == ["moving_to_fixed", "fixed_to_moving"]
+    assert (table["ncc_after"] > table["ncc_before"]).all()
+
+
+def test_a_pair_that_cannot_be_registered_is_named_and_the_others_go_on(scans, many):
+    (scans / "broken.nii.gz").write_bytes(b"broken")
+    code, out, err = many(["fixed.nii.gz,broken.nii.gz,", "fixed.nii.gz,moving.nii.gz,"])
+    assert code == 2 and out.startswith("1 pairs registered in ")
+    assert "pair broken_to_fixed: " in err and "cannot be read as an image" in err
+    assert err.splitlines()[-1] == "error: 1 of 2 pairs could not be registered: they are named above"
+    assert (scans / "out/moving_to_fixed_moved.nii.gz").is_file()
+    code, _, err = many(["fixed.nii.gz,moving.nii.gz,"])  # again: nothing is overwritten
+    assert code == 2 and "is not an empty folder" in err
+    code, _, err = many(["fixed.nii.gz,broken.nii.gz,"], folder="none")
+    assert code == 2 and "none of 1 pairs could be registered" in err and not (scans / "none").exists()
+    code, _, err = many(["fixed.nii.gz,moving.nii.gz,"], "--write", "moved,picture", folder="none")
+    assert code == 2 and "no result called 'picture'" in err
+    code, _, err = many(["fixed.nii.gz,moving.nii.gz,"], "--moved", "x.nii.gz", folder="none")
+    assert code == 2 and "--pairs goes with --out-folder, and without the files of one pair" in err
+
+
+def test_a_pair_needs_its_files(register, refused, scans):
+    line = refused("--no-model", moved=None)
+    assert "register needs --moving, --fixed and --moved (--moved missing), or --pairs and --out-folder" in line

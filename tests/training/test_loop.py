@@ -4,6 +4,7 @@ The pairs are discs computed from their index, the networks tiny, the clock a co
 """
 
 import errno
+import io
 import itertools
 import math
 import multiprocessing
@@ -17,10 +18,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from course_utils import fields
 from course_utils.checkpoint import Checkpoint
@@ -95,6 +98,15 @@ def clock(monkeypatch):
     """Every look at the clock is 5 seconds after the last: checkpoints fall due after a few steps."""
     ticks = itertools.count(0, 5)
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the processes that are killed: with two threads sums are rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -370,6 +382,14 @@ def test_too_few_pairs_for_the_steps_are_noticed_before_anything_is_written(tmp_
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("architecture", ["voxelmorph", "pyramid"])
+def test_images_too_small_for_the_network_are_noticed_before_anything_is_written(tmp_path, architecture):
+    model = NetworkSpec(architecture, {"spatial_dims": 2, "features": (4, 8)}).build()
+    with pytest.raises(CourseError, match=r"images of 4x4 voxels .* take a shape of 5 voxels or more along one axis"):
+        train(tmp_path / "run", pairs=Discs(shape=(4, 4)), model=model)
+    assert files(tmp_path) == []
+
+
 def scalars(folder):
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
@@ -391,6 +411,42 @@ def check_tensorboard(folder):
 
 def test_tensorboard_shows_the_history(uninterrupted):
     check_tensorboard(uninterrupted[1])
+
+
+def test_tensorboard_s_pictures_are_large_and_one_for_each_validation(uninterrupted):
+    history = uninterrupted[0].history
+    _, events = scalars(uninterrupted[1])
+    pictures = events.Images("validation/pair")
+    assert [picture.step for picture in pictures] == history.dropna(subset="validation_dice").step.tolist()
+    for event in pictures:
+        picture = plt.imread(io.BytesIO(event.encoded_image_string))
+        assert picture.shape[:2] == (event.height, event.width)
+        # Three panels side by side and two upon each other, of 20 x 18 pixels of a disc: enough for 160 voxels.
+        assert event.width > 3 * 3 * 160 and event.height > 2 * 3 * 160
+        assert len({tuple(colour) for colour in picture[::7, ::7, :3].reshape(-1, 3).round(2)}) > 20
+        assert picture[..., :3].max() == 1 and picture[..., :3].min() < 0.1
+
+
+def test_tensorboard_s_table_says_what_decides_the_run_and_what_it_achieves(uninterrupted):
+    result, folder = uninterrupted
+    logged, events = scalars(folder)
+    content = {
+        tag.removeprefix("_hparams_/"): HParamsPluginData.FromString(data)
+        for tag, data in events.PluginTagToContent("hparams").items()
+    }
+    assert set(content) == {"experiment", "session_start_info", "session_end_info"}
+    given = content["session_start_info"].session_start_info.hparams
+    values = {name: value.string_value or value.number_value for name, value in given.items()}
+    assert values["network"] == "voxelmorph" and values["features"] == "[4, 8]"
+    assert values["half_resolution"] == 1 and values["integration_steps"] == 7
+    assert (values["similarity term"], values["similarity window"], values["overlap weight"]) == ("NCC", 9, 0.1)
+    assert (values["steps"], values["batch_size"], values["learning_rate"]) == (STEPS, 2, CONFIG.learning_rate)
+    assert "minutes" not in values  # of two budgets the one that was given
+    assert (values["data set"], values["grid"], values["structures"]) == ("discs", "20x18", 1)
+    measures = [metric.name.tag for metric in content["experiment"].experiment.metric_infos]
+    assert set(measures) == {tag for tag in logged if tag.startswith("validation/")} >= {"validation/dice"}
+    best = result.history.validation_dice.dropna().iloc[-1]
+    assert logged["validation/dice"][-1][1] == pytest.approx(best)  # the last value is what the table shows
 
 
 # --- runs that go wrong -----------------------------------------------------------------------------------------------
@@ -611,8 +667,13 @@ def test_auto_is_float16_on_a_gpu_without_bfloat16(monkeypatch, native, dtype):
     [({"avx2": True}, None), ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16)],
 )
 def test_auto_is_bfloat16_on_a_processor_that_has_it(monkeypatch, capabilities, dtype):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert precision("auto", torch.device("cpu")) is dtype
+
+
+def test_auto_is_float32_where_pytorch_cannot_tell_what_the_processor_has(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # before 2.11
+    assert precision("auto", torch.device("cpu")) is None
 
 
 def test_bfloat16_agrees_with_float32_for_a_few_steps(tmp_path):

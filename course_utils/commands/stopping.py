@@ -1,0 +1,28 @@
+"""What Ctrl-C does in the first seconds of a command; imports next to nothing, as it must be there before all else."""
+
+import os
+import signal
+from types import FrameType
+
+STOPPED = "stopped by Ctrl-C: run the command again to go on"
+
+
+def end_at_ctrl_c() -> None:
+    """Let Ctrl-C end the process at once, with its line, while modules are imported and nothing is half done.
+
+    An exception will not do: it would be raised inside whatever is being imported, which may take it for a fault of its
+    own. Where Ctrl-C is ignored, as in a job in the background, it stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def raise_at_ctrl_c() -> None:
+    """Take back what `end_at_ctrl_c` did: a command that has begun may have to save its work."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    os.write(2, f"error: {STOPPED}\n".encode())
+    os._exit(2)

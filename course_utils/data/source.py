@@ -1,0 +1,153 @@
+"""Where a cohort comes from: a data set's name, or a user's own files. A checkpoint remembers it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from course_utils.data.card import DataCard
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.own_files import cohort_of_files
+from course_utils.data.pairs import FRACTIONS, Cohort
+from course_utils.data.registry import DATASETS
+from course_utils.errors import CourseError
+
+OF_FILES = ("labels", "atlas", "atlas_label", "prefix", "suffix", "shape", "spacing")
+"""What only goes with images of one's own."""
+PATHS = ("data_root", "registry", "images", "labels", "atlas", "atlas_label")
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that it takes to load a cohort; either `dataset` or `images` is given.
+
+    Attributes:
+        dataset: The name of a data set.
+        data_root: The folder with its folder; None is the data folder of the course.
+        registry: A user's own file of data sets.
+        images: A user's own files; these, and all that goes with them, are as in `cohort_of_files`.
+        labels, atlas, atlas_label, prefix, suffix, shape, spacing: See there.
+        structures: Values of the labels that count; None is all.
+        fractions: Shares of train, val and test.
+        split_seed: Decides who is where.
+    """
+
+    dataset: str | None = None
+    data_root: str | None = None
+    registry: str | None = None
+    images: str | None = None
+    labels: str | None = None
+    atlas: str | None = None
+    atlas_label: str | None = None
+    prefix: str = ""
+    suffix: str = ""
+    shape: tuple[int, ...] | None = None
+    spacing: tuple[float, ...] | None = None
+    structures: tuple[int, ...] | None = None
+    fractions: tuple[float, float, float] = FRACTIONS
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dataset is not None and self.images is not None:
+            raise CourseError("--dataset and --images are two sources of data: give one of them")
+        lone = [name for name in OF_FILES if getattr(self, name)]
+        if self.images is None and lone:
+            raise CourseError(f"--{lone[0].replace('_', '-')} belongs to --images, which names your own files: add it")
+
+    @property
+    def given(self) -> bool:
+        """Whether it names any data."""
+        return self.dataset is not None or self.images is not None
+
+    def load(self, *, download: bool = True) -> tuple[Cohort, str]:
+        """The cohort, and a line for people that says what it is: subjects, splits, labels and the common grid.
+
+        Args:
+            download: Fetch a data set that is not there.
+
+        Raises:
+            CourseError: neither a data set nor images are named; whatever `load_cohort` or `cohort_of_files` raises.
+        """
+        if not self.given:
+            raise CourseError(
+                f"there is no data: name a data set, --dataset {' or '.join(DATASETS)}, or your own files, --images "
+                "FOLDER"
+            )
+        if self.images is not None:
+            cohort, grid = cohort_of_files(
+                self.images,
+                self.labels,
+                atlas=self.atlas,
+                atlas_label=self.atlas_label,
+                prefix=self.prefix,
+                suffix=self.suffix,
+                shape=self.shape,
+                spacing=self.spacing,
+                fractions=self.fractions,
+                seed=self.split_seed,
+                structures=self.structures,
+            )
+            line = f"{_summary(cohort)}; common grid {grid}"
+        else:
+            assert self.dataset is not None  # one of the two is given
+            cohort = load_cohort(
+                self.dataset,
+                self.data_root,
+                seed=self.split_seed,
+                fractions=self.fractions,
+                registry=self.registry,
+                download=download,
+            )
+            line = _summary(cohort)
+        if self.structures:
+            labels = {value: cohort.info.labels.get(value, f"label {value}") for value in self.structures}
+            cohort = replace(cohort, info=replace(cohort.info, labels=labels))
+        return replace(cohort, source=self.to_dict()), line
+
+    def options(self) -> list[str]:
+        """The command line's options that name this source, as they were given."""
+        words: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                text = ",".join(f"{n:g}" for n in value) if isinstance(value, tuple) else str(value)
+                words += [f"--{field.name.replace('_', '-')}", text]
+        return words
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; paths are absolute, so that they hold in any folder."""
+        values: dict[str, Any] = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return values | {name: str(Path(values[name]).absolute()) for name in PATHS if values[name] is not None}
+
+    def or_that_of(self, card: DataCard) -> "Source":
+        """This source or, where it names no data, the one that a network was trained on.
+
+        The same data is looked for where it was in training, and split as it was there, unless this source says
+        otherwise: else subjects that trained would test.
+        """
+        known = Source.from_dict(card.source) if card.source else Source(dataset=card.dataset)
+        if not self.given:
+            return replace(known, structures=self.structures or known.structures)
+        absolute = Source.from_dict(self.to_dict())
+        if (absolute.dataset, absolute.images) != (known.dataset, known.images):
+            return self
+        adopted = {
+            name: getattr(known, name)
+            for name in ("data_root", "registry", "fractions", "split_seed")
+            if getattr(self, name) == Source.__dataclass_fields__[name].default
+        }
+        return replace(self, **adopted)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Source":
+        """The source that `to_dict` gave the values of."""
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**plain)
+
+
+def _summary(cohort: Cohort) -> str:
+    sides = ", ".join(f"{len(part)} {side}" for side, part in cohort.splits.items())
+    labelled = sum(subject.label is not None for subject in cohort.subjects)
+    of_labels = f"{labelled} with labels of {len(cohort.info.labels)} structures" if labelled else "no labels"
+    onto = "" if cohort.atlas is None else f", all onto the atlas {cohort.atlas.image}"
+    return f"{cohort.info.title}: {len(cohort.subjects)} subjects ({sides}), {of_labels}{onto}"
