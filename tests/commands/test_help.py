@@ -17,6 +17,12 @@ LOOK = "import sys, runpy\nsys.argv = {arguments}\ntry:\n    runpy.run_module('c
 LOOK += "finally:\n    print(sorted({{name.partition('.')[0] for name in sys.modules}}), file=sys.stderr)"
 
 
+LOCK = (ROOT / "requirements-lock.txt").read_text(encoding="utf-8").splitlines()
+as_locked = pytest.mark.skipif(
+    f"typer=={importlib.metadata.version('typer')}" not in LOCK, reason="another typer lays pages out in another way"
+)
+
+
 def help_of(*arguments, columns=None):
     """What is printed, and the names of all packages that were imported for it."""
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
@@ -26,10 +32,8 @@ def help_of(*arguments, columns=None):
     return done.stdout, done.stderr.splitlines()[-1]
 
 
+@as_locked
 def test_the_stored_pages_are_those_that_typer_lays_out():
-    lock = (ROOT / "requirements-lock.txt").read_text(encoding="utf-8")
-    if f"typer=={importlib.metadata.version('typer')}\n" not in lock:
-        pytest.skip("another typer lays pages out in another way")
     # In a process of its own: other tests add architectures, which are choices of an option.
     code = "import json; from tests.help_pages import laid_out; print(json.dumps(laid_out()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -50,6 +54,7 @@ def test_on_a_narrow_screen_the_page_is_laid_out_for_it():
     assert page != PAGES["make-synthetic.txt"]
 
 
+@as_locked
 def test_an_option_before_the_command_goes_the_long_way_to_the_same_page():
     page, _ = help_of("--quiet", "make-synthetic", "--help")
     assert page == PAGES["make-synthetic.txt"]
