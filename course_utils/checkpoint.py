@@ -1,19 +1,25 @@
 """A trained network, with all that one must know to use it, in one file."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from course_utils.data.card import DataCard
 from course_utils.errors import CourseError
 from course_utils.files import replacing, save_tensors
 from course_utils.networks import NetworkSpec, RegistrationNetwork
+from course_utils.shipped import resolve
 
-FORMAT = "course_utils 2"
+FORMAT = "course_utils 3"
+SAFETENSORS = ".safetensors"
+"""Ending of the files that other programs can read too, and that ship: weights in float16, the rest as JSON."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,20 +86,32 @@ class Checkpoint:
     def save(self, path: str | Path, *, run: Mapping[str, Any] | None = None) -> None:
         """Write the checkpoint, whole or not at all.
 
+        A name that ends in `.safetensors` gets a file for distribution: the weights in float16.
+
         Args:
             path: of the file.
-            run: what only a run that goes on needs: state of the optimiser, history. `read_state` gives it back.
+            run: what only a run that goes on needs: state of the optimiser, history. `read_state` gives it back. A file
+                for distribution holds none.
 
         Raises:
             CourseError: the file cannot be written.
         """
-        state = self.to_dict() | ({} if run is None else {"run": dict(run)})
-        with replacing(Path(path)) as partial:
-            save_tensors(state, partial)
+        path, state = Path(path), self.to_dict()
+        if path.suffix == SAFETENSORS and run is not None:
+            raise ValueError(f"a {SAFETENSORS} file holds a network, not a run")
+        with replacing(path) as partial:
+            if path.suffix == SAFETENSORS:
+                weights = {name: _rounded(tensor).contiguous() for name, tensor in state.pop("weights").items()}
+                partial.write_bytes(safetensors_bytes(weights, {"course_utils": json.dumps(state)}))
+            else:
+                save_tensors(state | ({} if run is None else {"run": dict(run)}), partial)
 
     @classmethod
     def load(cls, path: str | Path) -> "Checkpoint":
         """Read a checkpoint. Only tensors and plain values are read: a file with code in it is refused, not run.
+
+        Args:
+            path: a file, or the name of a network that ships with the package (see `shipped`).
 
         Raises:
             CourseError: no such file, damaged, or not a checkpoint of this course.
@@ -122,11 +140,12 @@ class Checkpoint:
 
 def read_state(path: str | Path) -> dict[str, Any]:
     """All that the file of a checkpoint holds; see `Checkpoint.load`."""
-    path = Path(path)
-    if not path.is_file():
-        raise CourseError(f"{path} does not exist: name a checkpoint that `train` wrote, such as OUT/best.pt")
+    path = resolve(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == SAFETENSORS:
+            state = _read_safetensors(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have their own words for a file that is none of theirs
         raise CourseError(
             f"{path} is damaged or no checkpoint of plain tensors: train again, or use another that `train` wrote"
@@ -136,3 +155,14 @@ def read_state(path: str | Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of this version of the course: name one that `train` wrote, say OUT/best.pt"
         )
     return state
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        state = json.loads((file.metadata() or {}).get("course_utils", "{}"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return state | {"weights": {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}}

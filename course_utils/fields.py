@@ -113,6 +113,15 @@ def resize(field: Tensor, shape: Sequence[int]) -> Tensor:
     return resampled * factor.view(1, -1, *[1] * len(shape))
 
 
+def pool(image: Tensor, factor: int) -> Tensor:
+    """Means over blocks of `factor` voxels along each axis: `(B, C, *spatial)` to `(B, C, *ceil(spatial / factor))`.
+
+    The last block of an axis may be smaller. Vectors keep their unit, voxels of the grid that they came from.
+    """
+    pooling = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
+    return pooling(image.float(), factor, ceil_mode=True)
+
+
 def affine_to_field(matrix: Tensor, shape: Sequence[int]) -> Tensor:
     """The displacement `A x + t - x` on a grid, `(B, N, *shape)`.
 
@@ -143,6 +152,15 @@ def gradient(field: Tensor) -> tuple[Tensor, ...]:
         difference = wide.narrow(axis, 2, n) - wide.narrow(axis, 0, n)
         derivatives.append(difference * weight.view(-1, *[1] * (field.ndim - 1 - axis)))
     return tuple(derivatives)
+
+
+def gradient_magnitude(image: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """Length of the gradient of each channel of `(B, C, *spatial)`, per voxel, of the same shape: bright at edges.
+
+    `epsilon` is the length that a flat place has, where the length alone would have no derivative.
+    """
+    squares = [derivative.square() for derivative in gradient(image)]
+    return torch.sqrt(torch.stack(squares).sum(0) + epsilon**2)
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """What a trained network says of itself: a card for programs, and the same for people."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -9,7 +8,8 @@ from typing import Any
 
 from course_utils import __version__
 from course_utils.checkpoint import Checkpoint
-from course_utils.files import replacing
+from course_utils.files import replacing, sha256
+from course_utils.shipped import resolve
 
 
 def describe(model: str | Path) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def describe(model: str | Path) -> dict[str, Any]:
     Raises:
         CourseError: `model` is not a checkpoint of this course.
     """
-    model = Path(model)
+    model = resolve(model)
     checkpoint = Checkpoint.load(model)
     card, recipe = checkpoint.card, checkpoint.card.recipe
     measured = {name: value for name, value in checkpoint.metrics.items() if not math.isnan(value)}
@@ -44,14 +44,9 @@ def describe(model: str | Path) -> dict[str, Any]:
         "objective": dict(checkpoint.objective),
         "config": dict(checkpoint.config),
         "recipe": recipe.to_dict(),
+        "subjects": {split: list(names) for split, names in card.subjects.items()},
         "validation": {"step": checkpoint.step, **(measured or {"score": checkpoint.score})},
     }
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_card(model: str | Path) -> None:
@@ -121,6 +116,8 @@ The weights' SHA-256 is {description["sha256"]}.
 """
 
 
-def _settings(term: Mapping[str, Any]) -> str:
+def _settings(term: Any) -> str:
+    if not isinstance(term, Mapping):
+        return str(term)
     settings = {name: value for name, value in term.items() if name != "term"}
     return ", ".join([str(term["term"]), *(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())])

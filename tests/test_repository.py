@@ -34,7 +34,7 @@ def tracked_texts():
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listing.split("\0")):
         path = ROOT / name
-        if path.is_file() and path.suffix not in {".png", ".gif", ".gz"}:
+        if path.is_file() and path.suffix not in {".png", ".gif", ".gz", ".safetensors"}:
             yield name, path.read_text(encoding="utf-8")
 
 

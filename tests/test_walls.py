@@ -13,8 +13,8 @@ from notebooks.build import ROOT
 FLOORS = [
     {"course_utils"},  # its version
     {"errors"},
-    {"files", "places", "progress", "fields", "schedule"},
-    {"losses", "metrics"},
+    {"files", "places", "progress", "fields", "schedule", "seeds"},
+    {"losses", "metrics", "consistency", "shipped"},
     {"networks", "plotting", "data"},
     {"objectives", "checkpoint", "session"},
     {"model_card", "evaluation"},

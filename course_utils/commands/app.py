@@ -22,6 +22,7 @@ COMMANDS = {
     "apply": "course_utils.commands.apply",
     "learn2reg": "course_utils.commands.learn2reg",
     "export": "course_utils.commands.export",
+    "models": "course_utils.commands.models",
     "download": "course_utils.commands.download",
     "check-data": "course_utils.commands.check_data",
     "convert-dicom": "course_utils.commands.convert_dicom",

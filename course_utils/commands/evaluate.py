@@ -53,9 +53,15 @@ def evaluate(
     if pairs is not None:
         cases = pairs_from_csv(pairs)
     else:
-        cohort, line = source.or_that_of(checkpoint.card).load()
+        source = source.or_that_of(checkpoint.card)
+        cohort, line = source.load()
+        cohort, seen = source.unseen(cohort, checkpoint.card)
         if not Settings.current().quiet:
             typer.echo(line, err=True)
+            if seen:
+                typer.echo(f"left out: {seen} of the test subjects have trained or validated this network", err=True)
+        if seen and not cohort.splits["test"]:
+            raise CourseError("every test subject has trained or validated this network: give others, or --pairs")
         cases = cohort.distinct_pairs("test", count)
         labels = labels or cohort.info.labels
     table = evaluate_checkpoint(checkpoint, cases, labels=labels, device=where)

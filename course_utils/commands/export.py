@@ -14,15 +14,19 @@ Format = StrEnum("Format", list(exporting.FORMATS))
 
 def export(
     model: Model,
-    out: Annotated[Path, typer.Option(help="The file (onnx) or the new folder (bundle) to write.")],
+    out: Annotated[Path, typer.Option(help="The file (onnx, safetensors) or the new folder (bundle) to write.")],
     format: Annotated[
-        Format, typer.Option(help="A MONAI bundle, or an ONNX graph for the grid of the training.")
+        Format,
+        typer.Option(
+            help="A MONAI bundle, an ONNX graph for the grid of the training, or a small file that --model takes."
+        ),
     ] = Format.bundle,
 ) -> None:
-    """Write a trained network for other programs, as a MONAI bundle or as an ONNX graph.
+    """Write a trained network for others: as a MONAI bundle, as an ONNX graph, or as a small file for this package.
 
     A bundle holds weights, metadata, a model card and a configuration that registers two files. A graph takes the two
-    images on the common grid, intensities in [0, 1], and answers with the moved image and the displacement in voxels.
+    images on the common grid, intensities in [0, 1], and answers with the moved image and the displacement in voxels. A
+    file of safetensors holds the weights in float16, and all that --model needs; its card is written beside it.
 
     \b
     Example:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from course_utils.commands.settings import Device, Settings
+from course_utils.commands.settings import MODEL, Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.errors import CourseError
 from course_utils.evaluation import readable, summarise
@@ -19,7 +19,7 @@ FieldFormat = StrEnum("FieldFormat", list(FORMATS))
 def learn2reg(
     data_root: Annotated[Path, typer.Option(help="Folder of one challenge task, with its NAME_dataset.json.")],
     out: Annotated[Path, typer.Option(help="The submission, a ZIP file; with --evaluate the table, a CSV file.")],
-    model: Annotated[Path | None, typer.Option(help="A checkpoint that train wrote, such as OUT/best.pt.")] = None,
+    model: Annotated[Path | None, typer.Option(help=MODEL)] = None,
     evaluate: Annotated[
         Path | None, typer.Option(help="Instead of --model: measure this submission, a ZIP file or a folder of fields.")
     ] = None,
@@ -68,4 +68,4 @@ def learn2reg(
     elif evaluate is not None and model is None:
         typer.echo(readable(summarise(measure(evaluate, data_root, out, split=split.value))))
     else:
-        raise CourseError("learn2reg needs either --model FILE.pt or --evaluate SUBMISSION.zip: give one of them")
+        raise CourseError("learn2reg needs either --model FILE-OR-NAME or --evaluate SUBMISSION.zip: give one of them")

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from course_utils.commands.settings import Device, Settings
+from course_utils.commands.settings import MODEL, Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.data.pair_files import pairs_from_csv
 from course_utils.errors import CourseError
 from course_utils.scans.affine import SIMILARITIES
 from course_utils.scans.many_pairs import TABLE, register_pairs
-from course_utils.scans.registration import ITERATIONS, register_files
+from course_utils.scans.registration import FURTHER_ITERATIONS, ITERATIONS, register_files
 from course_utils.scans.results import LAYOUTS
 
 AffineSimilarity = StrEnum("AffineSimilarity", list(SIMILARITIES))
@@ -44,7 +44,7 @@ def register(
     write: Annotated[
         str, typer.Option(help="Which results of --pairs: moved, warp, inverse_warp, moved_label.")
     ] = "moved,moved_label",
-    model: Annotated[Path | None, typer.Option(help="A checkpoint that train wrote, such as OUT/best.pt.")] = None,
+    model: Annotated[Path | None, typer.Option(help=MODEL)] = None,
     no_model: Annotated[bool, typer.Option("--no-model", help="Register by optimisation alone.")] = False,
     affine: Annotated[bool, typer.Option("--affine", help="Align with 12 parameters first.")] = False,
     affine_similarity: Annotated[
@@ -56,8 +56,8 @@ def register(
         typer.Option(
             help="Steps that refine the field for this pair; 0 for the network alone.",
             min=0,
-            show_default=f"{ITERATIONS}; 0 for a network trained with labels, which knows more than a pair's images "
-            "show",
+            show_default=f"{ITERATIONS}, {FURTHER_ITERATIONS} after a network; 0 for a network trained with labels, "
+            "which knows more than a pair's images show",
         ),
     ] = None,
     as_images: Annotated[
@@ -81,7 +81,7 @@ def register(
       python -m course_utils register --moving M.nii.gz --fixed F.nii.gz --moved OUT.nii.gz --no-model
     """
     if (model is None) != no_model:
-        raise CourseError("register needs either --model FILE.pt or --no-model: give one of them")
+        raise CourseError("register needs either --model FILE-OR-NAME or --no-model: give one of them")
     quiet = Settings.current().quiet
     results = {"moved": moved, "warp": warp, "inverse_warp": inverse_warp, "moved_label": moved_label}
     one_pair = {"moving": moving, "fixed": fixed, "moving_label": moving_label, **results}

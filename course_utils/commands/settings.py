@@ -57,7 +57,8 @@ def _show(
         print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
 
 
-Model = Annotated[Path, typer.Option(help="A checkpoint that train wrote, such as OUT/best.pt.")]
+MODEL = "A checkpoint that train wrote, such as OUT/best.pt, or the name of a network that ships: see models."
+Model = Annotated[Path, typer.Option(help=MODEL)]
 DataRoot = Annotated[
     Path | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ from course_utils.training.hooks import progress_hook
 Loss = StrEnum("Loss", list(SIMILARITIES))
 Architecture = StrEnum("Architecture", list(ARCHITECTURES))
 Regulariser = StrEnum("Regulariser", list(REGULARISERS))
+LossGrid = StrEnum("LossGrid", {"half": "half", "full": "full"})
 Amp = StrEnum("Amp", {name: name for name in ("auto", *AMP)})
 ARCHITECTURE = Architecture["pyramid"]
 MINUTES = 5.0
@@ -51,8 +53,16 @@ def train(
         float | None, typer.Option(help="Weight of the regulariser.", show_default="suits --loss")
     ] = None,
     jacobian_weight: Annotated[float, typer.Option(help="Weight of the penalty on folding.")] = 0.0,
+    loss_grid: Annotated[
+        LossGrid,
+        typer.Option(help="Grid that the loss is computed on; half the images' size takes an eighth of the work."),
+    ] = LossGrid.half,
     init: Annotated[
-        Path | None, typer.Option(help="Begin with the weights of this checkpoint, and with its network (fine-tuning).")
+        Path | None,
+        typer.Option(
+            help="Begin with the weights of this checkpoint, or of a network that ships (see models), and with its "
+            "network; your own images then come to its grid, unless you choose another (fine-tuning)."
+        ),
     ] = None,
     architecture: Annotated[
         Architecture | None,
@@ -63,6 +73,15 @@ def train(
     ] = None,
     features: Annotated[
         str | None, typer.Option(help="Channels of its levels, finest first.", show_default="16,32,32,32")
+    ] = None,
+    antisymmetric: Annotated[
+        bool | None,
+        typer.Option(
+            "--antisymmetric/--one-way",
+            help="Swapping the images gives the exact inverse, and equal images do not move; or only one direction, "
+            "which learns faster from labels.",
+            show_default="antisymmetric without labels, else one-way",
+        ),
     ] = None,
     full_resolution: Annotated[
         bool, typer.Option("--full-resolution", help="Predict the velocity at full resolution: sharper, and slower.")
@@ -76,6 +95,12 @@ def train(
     amp: Annotated[
         Amp, typer.Option(help="Mixed precision; auto is bf16 where the device has it, fp16 on older GPUs.")
     ] = Amp.auto,
+    augment: Annotated[
+        bool,
+        typer.Option(
+            "--augment", help="Flip, move and bend the training images at random: for long runs on few subjects."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the network's first weights and of the training pairs.", min=0)] = 0,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Processes that load pairs, for cohorts cached on disk.", min=0)] = 0,
@@ -102,12 +127,18 @@ def train(
         "features": whole_numbers("--features", features),
         "half_resolution": False if full_resolution else None,
         "integration_steps": integration_steps,
+        "antisymmetric": antisymmetric,
     }
     chosen = {name: value for name, value in network.items() if value is not None}
     if init is not None and (chosen or architecture is not None):
         raise CourseError("--init has a network of its own: leave out the options that choose another")
     start = None if init is None else Checkpoint.load(init)
+    if antisymmetric is None and not dice_weight:
+        chosen["antisymmetric"] = True
     where = device_of(device)
+    if start is not None and source.images is not None and source.shape is None and source.spacing is None:
+        recipe = start.card.recipe
+        source = replace(source, shape=recipe.shape, spacing=recipe.spacing)
     cohort, line = source.load()
     if not Settings.current().quiet:
         typer.echo(line, err=True)
@@ -125,6 +156,7 @@ def train(
             dice_weight=dice_weight,
             labels=cohort.info.labels,
             jacobian_weight=jacobian_weight,
+            coarseness=2 if loss_grid == LossGrid.half else 1,
         ),
         config=TrainConfig(
             steps=steps,
@@ -132,6 +164,7 @@ def train(
             batch_size=batch_size,
             learning_rate=learning_rate,
             amp=amp.value,
+            augment=augment,
             seed=seed,
         ),
         root=source.data_root,

@@ -1,6 +1,6 @@
 """What a network must carry along of the data that it was trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ class DataCard:
         citation: What to cite.
         source: Plain values from which the data can be had again, see `course_utils.data.source`; empty where nobody
             noted them.
+        subjects: Names of those that its training and validation saw, by split: nobody may be measured on them.
     """
 
     dataset: str
@@ -27,6 +28,7 @@ class DataCard:
     licence: str = "unknown"
     citation: str = "unknown"
     source: Mapping[str, Any] = field(default_factory=dict)
+    subjects: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for checkpoints and JSON."""
@@ -37,6 +39,7 @@ class DataCard:
             "licence": self.licence,
             "citation": self.citation,
             "source": dict(self.source),
+            "subjects": {split: list(names) for split, names in self.subjects.items()},
         }
 
     @classmethod
@@ -49,4 +52,5 @@ class DataCard:
             str(values["licence"]),
             str(values["citation"]),
             dict(values["source"]),
+            {str(split): list(names) for split, names in values["subjects"].items()},
         )

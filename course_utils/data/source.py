@@ -138,6 +138,24 @@ class Source:
         }
         return replace(self, **adopted)
 
+    def unseen(self, cohort: Cohort, card: DataCard) -> tuple[Cohort, int]:
+        """The cohort without the test subjects that a network has seen in its training, and how many those were.
+
+        The split of a folder follows from the names in it: where others have more of a data set's subjects, or split it
+        in another way, some of their test subjects have trained the network.
+
+        Args:
+            cohort: Loaded from this source.
+            card: Of the data that the network was trained on; names count only where it is the same data.
+        """
+        known = Source.from_dict(card.source) if card.source else Source(dataset=card.dataset)
+        mine = Source.from_dict(self.to_dict())
+        if (mine.dataset, mine.images) != (known.dataset, known.images):
+            return cohort, 0
+        seen = {name for names in card.subjects.values() for name in names}
+        tested = [subject.name for subject in cohort.splits["test"] if subject.name in seen]
+        return cohort.without(tested), len(tested)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Source":
         """The source that `to_dict` gave the values of."""

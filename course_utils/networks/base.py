@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_utils.errors import CourseError
-from course_utils.fields import integrate, invert, resize, warp
+from course_utils.fields import integrate, invert, pool, resize, warp
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
     """What a registration answers with; all of it lies on the fixed grid.
+
+    A network's answer is computed when it is asked for, so that a loss on a coarse grid pays for nothing finer.
 
     Attributes:
         moved: The moving image, warped, `(B, C, *spatial)`.
@@ -40,6 +42,65 @@ class Registration:
         is right wherever neighbouring displacements differ by less than their distance (see `fields.invert`).
         """
         return invert(self.displacement) if self.velocity is None else integrate(-self.velocity)
+
+    def coarser(self, moving: Tensor, factor: int) -> "Registration":
+        """The same map on the grid that `fields.pool` makes, in voxels of that grid.
+
+        Args:
+            moving: The moving image there, `fields.pool(image, factor)`.
+            factor: Voxels along each axis that become one.
+        """
+        displacement = pool(self.displacement, factor) / factor
+        velocity = None if self.velocity is None else pool(self.velocity, factor) / factor
+        return Registration(warp(moving, displacement), displacement, velocity, self.extras)
+
+
+class _Predicted(Registration):
+    """What a network has predicted on a grid of its own, and what follows from it, computed when it is asked for.
+
+    Args:
+        moving: The moving image, `(B, C, *spatial)`.
+        field: `(B, N, *own)`, voxels of the network's grid: a velocity or, without squarings, a displacement.
+        steps: How many squarings integrate it.
+        stride: How many voxels of the images, which begin where it begins, one of its own is along each axis.
+    """
+
+    _moving: Tensor
+    _field: Tensor
+    _steps: int
+    _stride: int
+
+    def __init__(self, moving: Tensor, field: Tensor, steps: int, stride: int) -> None:
+        self.__dict__.update(_moving=moving, _field=field, _steps=steps, _stride=stride, extras={})
+
+    @functools.cached_property
+    def moved(self) -> Tensor:  # type: ignore[override]
+        return warp(self._moving, self.displacement)
+
+    @functools.cached_property
+    def displacement(self) -> Tensor:  # type: ignore[override]
+        return self._on_images(self._integrated)
+
+    @functools.cached_property
+    def velocity(self) -> Tensor | None:  # type: ignore[override]
+        return self._on_images(self._field) if self._steps else None
+
+    @functools.cached_property
+    def _integrated(self) -> Tensor:
+        return integrate(self._field, self._steps) if self._steps else self._field
+
+    def _on_images(self, field: Tensor) -> Tensor:
+        whole = resize(field, [n * self._stride for n in field.shape[2:]])
+        return whole[(..., *(slice(n) for n in self._moving.shape[2:]))]
+
+    def coarser(self, moving: Tensor, factor: int) -> Registration:
+        """See `Registration.coarser`; on the network's own grid nothing is interpolated."""
+        if factor != self._stride:
+            return super().coarser(moving, factor)
+        inside = (..., *(slice(n) for n in moving.shape[2:]))
+        displacement = self._integrated[inside]
+        velocity = self._field[inside] if self._steps else None
+        return Registration(warp(moving, displacement), displacement, velocity, self.extras)
 
 
 class RegistrationNetwork(nn.Module, abc.ABC):
@@ -164,6 +225,8 @@ class VelocityNetwork(RegistrationNetwork):
         half_resolution: Predict and integrate the velocity on a grid of half the size, then resize the displacement.
         integration_steps: Squarings in `fields.integrate`; 0 predicts a displacement, and there is no velocity.
         instance_norm: Features are normalised over the voxels of a level, of which the coarsest must have two then.
+        antisymmetric: Register inverse-consistently by construction: swapping the images changes the sign of the
+            velocity, so the two maps are each other's inverse, and an image against itself does not move.
 
     Attributes:
         first_stride: 1, or 2 at half resolution: what the first level reduces the images by.
@@ -181,6 +244,7 @@ class VelocityNetwork(RegistrationNetwork):
         half_resolution: bool,
         integration_steps: int,
         instance_norm: bool = False,
+        antisymmetric: bool = False,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -192,6 +256,7 @@ class VelocityNetwork(RegistrationNetwork):
         self.first_stride = 2 if half_resolution else 1
         self.divisor = self.first_stride * 2 ** (levels - 1)
         self.instance_norm = instance_norm
+        self.antisymmetric = antisymmetric
 
     @abc.abstractmethod
     def predict(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:
@@ -199,6 +264,16 @@ class VelocityNetwork(RegistrationNetwork):
 
         The images' sizes are multiples of `divisor`.
         """
+
+    def predict_antisymmetric(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:
+        """As `predict`, with the sign changed where the images are swapped: half the difference of both orders."""
+        both = self.predict(
+            torch.cat([moving, fixed]),
+            torch.cat([fixed, moving]),
+            None if condition is None else torch.cat([condition, condition]),
+        )
+        there, back = both.chunk(2)
+        return (there - back) / 2
 
     def check_grid(self, shape: Sequence[int]) -> None:
         """See `RegistrationNetwork.check_grid`."""
@@ -220,11 +295,9 @@ class VelocityNetwork(RegistrationNetwork):
             margins = [m for n, p in zip(reversed(spatial), reversed(padded), strict=True) for m in (0, p - n)]
             source, target = (F.pad(image, margins, mode="replicate") for image in (moving, fixed))
         with self._trusted_precision(source):
-            predicted = self.predict(source, target, condition)
-        inside = (..., *(slice(n) for n in spatial))
-        displacement = resize(self.exponential(predicted), padded)[inside]
-        velocity = resize(predicted, padded)[inside] if self.integration_steps else None
-        return Registration(warp(moving, displacement), displacement, velocity)
+            predict = self.predict_antisymmetric if self.antisymmetric else self.predict
+            predicted = predict(source, target, condition)
+        return _Predicted(moving, predicted, self.integration_steps, self.first_stride)
 
     def exponential(self, velocity: Tensor, most: int | None = None) -> Tensor:
         """The displacement of a predicted field, with `most` squarings at most; itself without integration."""

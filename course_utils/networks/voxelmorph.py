@@ -21,6 +21,7 @@ class VoxelMorph(VelocityNetwork):
         integration_steps: Squarings in `fields.integrate`; 0 predicts a displacement directly.
         instance_norm: Normalise each channel of each image. It is not in the paper; with it a larger learning rate
             stays stable.
+        antisymmetric: See `VelocityNetwork`; here it takes two passes.
 
     Source: Balakrishnan et al., VoxelMorph: a learning framework for deformable medical image registration, IEEE TMI
     38(8), 2019.
@@ -34,6 +35,7 @@ class VoxelMorph(VelocityNetwork):
         half_resolution: bool = True,
         integration_steps: int = 7,
         instance_norm: bool = True,
+        antisymmetric: bool = False,
     ) -> None:
         check_levels(features)
         super().__init__(
@@ -42,6 +44,7 @@ class VoxelMorph(VelocityNetwork):
             half_resolution=half_resolution,
             integration_steps=integration_steps,
             instance_norm=instance_norm,
+            antisymmetric=antisymmetric,
         )
         self.unet = UNet(spatial_dims, 2, features, first_stride=self.first_stride, instance_norm=instance_norm)
         self.velocity = velocity_head(spatial_dims, features[0])

@@ -15,7 +15,8 @@ Model = Callable[..., Registration]
 Batch = Mapping[str, Any]
 """What a loader gives: `moving` and `fixed` `(B, 1, *spatial)`, `moving_label` and `fixed_label` where there are
 labels, `name`, and whatever else a data set adds. `moving_mask` and `fixed_mask`, `(B, 1, *spatial)` from 0 to 1, say
-how much the voxels of each image count in a similarity."""
+how much the voxels of each image count in a similarity. `coarseness`, 1 where it is missing, says how many of the
+labels' voxels along each axis one of the images' is."""
 
 
 @dataclass(frozen=True, eq=False)

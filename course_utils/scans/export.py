@@ -8,18 +8,21 @@ import importlib.metadata
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.checkpoint import Checkpoint
+from course_utils.checkpoint import SAFETENSORS, Checkpoint
 from course_utils.data.card import DataCard
 from course_utils.data.recipe import Recipe
+from course_utils.data.registry import DATASETS
+from course_utils.data.source import Source
 from course_utils.errors import CourseError
-from course_utils.files import check_writable, replacing, save_tensors
-from course_utils.model_card import card, describe, sha256
+from course_utils.files import check_writable, replacing, save_tensors, sha256
+from course_utils.model_card import card, describe
 from course_utils.networks import RegistrationNetwork
 from course_utils.scans.registration import register_files
 
@@ -253,7 +256,31 @@ def _inference(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-FORMATS: dict[str, Callable[[str | Path, str | Path], None]] = {"bundle": export_bundle, "onnx": export_onnx}
+def export_safetensors(model: str | Path, out: str | Path) -> None:
+    """Write a network as one small file that `--model` takes, weights in float16, and beside it its card as JSON.
+
+    Where it was trained on a user's own files, their places and the names of their subjects are left out.
+
+    Raises:
+        CourseError: `model` is not a checkpoint, `out` has another ending, or the files cannot be written.
+    """
+    out = Path(out)
+    if out.suffix != SAFETENSORS:
+        raise CourseError(f"{out} does not end in {SAFETENSORS}, by which it is known: choose such a name")
+    checkpoint = Checkpoint.load(model)
+    public = checkpoint.card.dataset in DATASETS
+    source = Source(dataset=checkpoint.card.dataset).to_dict() if public else {}
+    card = replace(checkpoint.card, source=source, subjects=checkpoint.card.subjects if public else {})
+    replace(checkpoint, card=card).save(out)
+    with replacing(out.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(describe(out), indent=2) + "\n", encoding="utf-8")
+
+
+FORMATS: dict[str, Callable[[str | Path, str | Path], None]] = {
+    "bundle": export_bundle,
+    "onnx": export_onnx,
+    "safetensors": export_safetensors,
+}
 """What `export` writes, by name."""
 
 
@@ -262,17 +289,17 @@ def export(model: str | Path, out: str | Path, file_format: str = "bundle") -> N
 
     Args:
         model: A checkpoint.
-        out: The new folder of a bundle, or the file of an ONNX graph.
+        out: The new folder of a bundle, or the file of an ONNX graph or of weights.
         file_format: A name out of `FORMATS`.
 
     Raises:
-        CourseError: see `export_bundle` and `export_onnx`.
+        CourseError: see `export_bundle`, `export_onnx` and `export_safetensors`.
     """
     out = Path(out)
     if file_format not in FORMATS:
         raise CourseError(f"no export called '{file_format}': choose from {', '.join(FORMATS)}")
-    if file_format == "onnx":
-        check_writable(out, "model.onnx")
+    if file_format != "bundle":
+        check_writable(out, f"model.{file_format}")
     elif not out.parent.is_dir():
         raise CourseError(f"{out.parent} is not a folder: make it, or choose another --out")
     FORMATS[file_format](model, out)

@@ -33,7 +33,9 @@ from course_utils.scans.results import RESULTS, check_outputs, results
 from course_utils.scans.transform import Transform
 
 ITERATIONS = 100
-"""Of instance optimisation, unless told otherwise."""
+"""Of instance optimisation from zero, unless told otherwise."""
+FURTHER_ITERATIONS = 50
+"""The same where a network has begun."""
 LITTLE_OVERLAP = 0.3
 """Share of the fixed image's field of view below which scans rarely lie on each other as their owner thinks."""
 
@@ -173,8 +175,9 @@ def register(
         fixed: Likewise.
         checkpoint: A network; it works on the grid that it was trained on, made larger where the fixed image is.
         affine: Align with 12 parameters first, by `"correlation"` or `"mi"` (scans of different contrast).
-        iterations: Steps of instance optimisation, from the network's velocity or from zero. None is 100, but none for
-            a network that was trained with labels (it knows more than two images show) or predicts no velocity.
+        iterations: Steps of instance optimisation, from the network's velocity or from zero. None is 100 from
+            zero and 50 from a network's, but none for a network that was trained with labels (it knows more than two
+            images show) or predicts no velocity.
         moving_mask: On the moving scan's grid: where it is 0, voxels do not count in the affine alignment, in the
             optimisation and in the report. A network sees the whole images.
         fixed_mask: The same of the fixed scan.
@@ -304,7 +307,7 @@ def deform(
     with torch.no_grad():
         found = checkpoint.model().to(moving.device)(moving, fixed)
     if iterations is None:
-        iterations = 0 if checkpoint.knows_labels or found.velocity is None else ITERATIONS
+        iterations = 0 if checkpoint.knows_labels or found.velocity is None else FURTHER_ITERATIONS
     if not iterations:
         return found
     if found.velocity is None:

@@ -4,11 +4,13 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from course_utils.checkpoint import Checkpoint
+from course_utils.data.augmentation import Augmentation, AugmentedPairs
 from course_utils.data.cohorts import Cohort, data_root
 from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.errors import CourseError, CourseWarning
@@ -83,14 +85,18 @@ def train_cohort(
         sum(parameter.numel() for parameter in model.parameters()),
         device,
     )
+    seen = {split: [subject.name for subject in cohort.splits[split]] for split in ("train", "val")}
+    if start is not None and start.card.dataset == cohort.info.name:  # what it has learnt from them is still in it
+        seen = {split: sorted({*names, *start.card.subjects.get(split, ())}) for split, names in seen.items()}
+    pairs = PairDataset(loaded, cohort.training_pairs(config.seed))
     result = fit(
         model,
         objective,
-        PairDataset(loaded, cohort.training_pairs(config.seed)),
+        AugmentedPairs(pairs, Augmentation(), config.seed) if config.augment else pairs,
         PairDataset(loaded, cohort.distinct_pairs("val", VALIDATION_PAIRS)),
         out,
         config,
-        card=cohort.card(),
+        card=replace(cohort.card(), subjects=seen),
         device=device,
         workers=workers,
         resume=resume,

@@ -21,6 +21,7 @@ class TrainConfig:
         validations: How often to validate, evenly over the run; the last time is at its end.
         amp: `"auto"` (bf16 where the device computes with it natively, fp16 on older GPUs), `"off"`, `"bf16"`,
             `"fp16"` (CUDA only, with a loss scaler).
+        augment: Change each training pair at random, see `data.augmentation`; worth it in long runs on few subjects.
         seed: Of what an objective draws at random. The network's first weights have a seed of their own.
     """
 
@@ -30,6 +31,7 @@ class TrainConfig:
     learning_rate: float = 2e-3
     validations: int = 10
     amp: str = "auto"
+    augment: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

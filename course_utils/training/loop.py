@@ -29,6 +29,7 @@ from course_utils.files import replacing
 from course_utils.networks import RegistrationNetwork
 from course_utils.objectives import Objective, Outcome
 from course_utils.schedule import half_cosine, warm_up
+from course_utils.seeds import seed_of
 from course_utils.training.config import TrainConfig, precision
 from course_utils.training.hooks import Hook, TensorBoard
 from course_utils.training.models import MixedPrecision, Motionless
@@ -207,7 +208,7 @@ class _TrainingRun:
         card = {
             name: value
             for name, value in checkpoint.card.to_dict().items()
-            if name not in ("licence", "citation", "source")
+            if name not in ("licence", "citation", "source", "subjects")
         }
         return {**network, **checkpoint.objective, **checkpoint.config, **card}
 
@@ -360,7 +361,7 @@ def _seeded(seed: int, number: int, device: torch.device) -> Generator[None]:
     """Random numbers within follow from the two numbers; the global generators are left as they were."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed((seed << 32) + number)
+        torch.manual_seed(seed_of(seed, number))
         yield
 
 

@@ -10,7 +10,8 @@ from course_utils.networks import ARCHITECTURES, Registration, RegistrationNetwo
 SIZES = {2: (24, 32), 3: (16, 24, 8)}
 
 COMMON = [{}, {"half_resolution": False}, {"integration_steps": 0}]
-OPTIONS = {"voxelmorph": COMMON, "pyramid": COMMON}
+ANTISYMMETRIC = [{"antisymmetric": True}, {"antisymmetric": True, "half_resolution": False}]
+OPTIONS = {"voxelmorph": [*COMMON, ANTISYMMETRIC[0]], "pyramid": [*COMMON, *ANTISYMMETRIC]}
 """Arguments that an architecture is tested with; one that is not named here is tested with its defaults."""
 
 NORMALISED = {name: {"instance_norm": True} for name in ("voxelmorph", "pyramid")}
@@ -61,6 +62,8 @@ def small(
         with torch.no_grad():
             for head in heads:
                 head.weight.normal_(std=0.1)
+                if head.bias is not None:
+                    head.bias.zero_()
             largest = predicted(network(*images(SIZES[dims]))).abs().max()
             for head in heads:
                 head.weight *= amplitude / largest

@@ -12,7 +12,7 @@ from tests.networks.small import SIZES, both, images, inner, small
 @both
 @pytest.mark.parametrize(("half", "finest"), [(True, 2), (False, 1)], ids=["half", "full"])
 def test_what_a_level_predicts_counts_in_its_own_voxels(dims, half, finest):
-    for level, times in [(0, 2), (1, 1), (2, 1)]:  # the finest level adds twice
+    for level in range(3):
         network = small("pyramid", dims, half_resolution=half)
         with torch.no_grad():
             for head in network.velocity:
@@ -20,7 +20,7 @@ def test_what_a_level_predicts_counts_in_its_own_voxels(dims, half, finest):
             network.velocity[level].bias[1] = 0.25
         result = network(*images(SIZES[dims]))
         expected = torch.zeros_like(result.velocity)
-        expected[:, 1] = 0.25 * times * finest * 2**level
+        expected[:, 1] = 0.25 * finest * 2**level
         assert_close(result.velocity, expected)
         assert_close(inner(result.displacement, 3), inner(expected, 3), rtol=0, atol=1e-3)
 
@@ -37,6 +37,20 @@ def test_a_finer_level_sees_what_the_coarser_ones_have_aligned():
     aligned, wanted = seen[0][:, :4, 6:18, 6:-6], seen[0][:, 4:8, 6:18, 6:-6]
     unaligned = network.encoder[0](moving)[:, :, 6:18, 6:-6]
     assert (aligned - wanted).abs().mean() < 0.05 * (unaligned - wanted).abs().mean()
+
+
+@both
+def test_both_orders_at_the_price_of_one_are_what_each_order_gives(dims):
+    network = small("pyramid", dims, antisymmetric=True)
+    torch.manual_seed(0)
+    for level, width in [(2, 8), (0, 4)]:
+        features = torch.randn(4, width, *SIZES[dims])
+        context = None if level == 2 else torch.randn(4, width, *SIZES[dims])
+        found = network._in_both_orders(level, features, context)
+        first, second = features.chunk(2)
+        both = torch.cat([torch.cat([first, second], 1), torch.cat([second, first], 1)])
+        expected = network.decoder[level](both if context is None else torch.cat([both, context], 1))
+        assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_a_pyramid_learns_to_move_a_blob_farther_than_it_is_wide():

@@ -1,5 +1,7 @@
 """Instance optimisation: known deformations are found, from zero and from a start, without folding."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -75,6 +77,73 @@ def test_a_good_start_is_worth_many_iterations():
     further = optimise(moving, fixed, start=begun.velocity, iterations=4, levels=[(1, 1.0)])
     alone = optimise(moving, fixed, iterations=4, levels=[(1, 1.0)])
     assert error(further.displacement, truth) < 0.9 * error(alone.displacement, truth)
+
+
+class Deceived(Objective):
+    """Shows a loss that climbs with whatever changes, and a gradient that promises the opposite."""
+
+    def __call__(self, model, batch):
+        registration = model(batch["moving"], batch["fixed"])
+        away = resize(self.start, registration.displacement.shape[2:])
+        moved = (registration.displacement - away).square().mean()
+        loss = moved.detach() - (registration.velocity.sum() - registration.velocity.sum().detach())
+        return Outcome(loss, {}, registration)
+
+    def describe(self):
+        return {}
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["zero", "start"])
+def test_it_never_ends_at_a_higher_loss_than_it_began(begins):
+    """Every step goes astray: what comes back is what it began with."""
+    moving, fixed, truth = pair()
+    velocity = resize(0.2 * truth, [16, 14, 15]) if begins else None  # of half resolution, as a network's
+    objective = Deceived()
+    objective.start = resize(integrate(velocity), SHAPE) if begins else torch.zeros_like(truth)
+    found = optimise(moving, fixed, objective, velocity, iterations=12)
+    expected = resize(velocity, SHAPE) if begins else torch.zeros_like(truth)
+    assert_close(found.velocity, expected, rtol=0, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_is_never_taken():
+    moving, fixed, truth = pair()
+
+    class Broken(Deceived):
+        def __call__(self, model, batch):
+            outcome = super().__call__(model, batch)
+            return Outcome(outcome.loss * math.nan, {}, outcome.registration)
+
+    objective = Broken()
+    objective.start = torch.zeros_like(truth)
+    assert optimise(moving, fixed, objective, iterations=12).displacement.abs().max() == 0
+
+
+def test_it_ends_where_nothing_is_gained_any_more():
+    moving, fixed, _ = pair()
+    called = []
+
+    class Counted(Objective):
+        def __call__(self, model, batch):
+            called.append(1)
+            registration = model(batch["moving"], batch["fixed"])
+            return Outcome(registration.velocity.square().mean(), {}, registration)  # least where it begins
+
+        def describe(self):
+            return {}
+
+    found = optimise(moving, fixed, Counted(), iterations=500, levels=[(1, 1.0)])
+    assert found.displacement.abs().max() == 0 and len(called) < 260
+
+
+def test_a_start_keeps_its_lead():
+    """What a long optimisation has reached, a short one from there does not lose on the way."""
+    moving, fixed, truth = pair()
+    objective = instance_objective(smoothness=0.01)
+    begun = optimise(moving, fixed, objective, iterations=150)
+    for iterations in (5, 20, 50):
+        further = optimise(moving, fixed, objective, begun.velocity, iterations=iterations)
+        assert error(further.displacement, truth) < 1.05 * error(begun.displacement, truth)
+        assert ncc_loss(further.moved, fixed) < 1.02 * ncc_loss(begun.moved, fixed)
 
 
 def test_no_iterations_give_the_start_back():

@@ -232,7 +232,10 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
     ("changes", "named"),
     [
         ({"config": replace(CONFIG, learning_rate=1e-3)}, "learning_rate=0.002"),
-        ({"similarity": "ssd", "smoothness": 2.0}, "similarity={'term': 'NCC', 'window': 9, 'weight': 1.0}"),
+        (
+            {"similarity": "ssd", "smoothness": 2.0},
+            "similarity={'term': 'NCC', 'window': 9, 'edges': 0.0, 'weight': 1.0}",
+        ),
         ({"dice_weight": 0.0}, r"overlap={'term': 'Overlap', 'labels': \[1\], 'weight': 0.1}"),
         ({"model": network(features=(4, 8, 8))}, r"features=\[4, 8\]"),
         ({"config": replace(CONFIG, seed=1, steps=40)}, "steps=30, seed=0"),
