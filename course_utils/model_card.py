@@ -3,13 +3,27 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from course_utils import __version__
 from course_utils.checkpoint import Checkpoint
+from course_utils.data.card import DataCard
+from course_utils.data.registry import DATASETS
+from course_utils.data.source import Source
 from course_utils.files import replacing, sha256
-from course_utils.shipped import resolve
+from course_utils.shipped import resolve, told_of
+
+
+def passed_on(card: DataCard) -> DataCard:
+    """The card for others: without the places of a user's own files and the names of their subjects.
+
+    Those of a data set that the course knows are known to all, wherever its folder is.
+    """
+    if card.dataset in DATASETS:
+        return replace(card, source=Source(dataset=card.dataset).to_dict())
+    return replace(card, source={}, subjects={})
 
 
 def describe(model: str | Path) -> dict[str, Any]:
@@ -23,10 +37,11 @@ def describe(model: str | Path) -> dict[str, Any]:
     model = resolve(model)
     checkpoint = Checkpoint.load(model)
     card, recipe = checkpoint.card, checkpoint.card.recipe
+    digest = sha256(model)
     measured = {name: value for name, value in checkpoint.metrics.items() if not math.isnan(value)}
     return {
         "weights": model.name,
-        "sha256": sha256(model),
+        "sha256": digest,
         "course_utils": __version__,
         "parameters": sum(parameter.numel() for parameter in checkpoint.model().parameters()),
         "data_set": card.dataset,
@@ -44,8 +59,9 @@ def describe(model: str | Path) -> dict[str, Any]:
         "objective": dict(checkpoint.objective),
         "config": dict(checkpoint.config),
         "recipe": recipe.to_dict(),
-        "subjects": {split: list(names) for split, names in card.subjects.items()},
+        "subjects": {split: list(names) for split, names in passed_on(card).subjects.items()},
         "validation": {"step": checkpoint.step, **(measured or {"score": checkpoint.score})},
+        **told_of(model, digest),
     }
 
 
@@ -84,7 +100,10 @@ def card(description: Mapping[str, Any], use: str) -> str:
     shape = "x".join(map(str, description["shape"]))
     spacing = "x".join(f"{mm:g}" for mm in description["spacing_mm"])
     loss = ", ".join(f"{name} ({_settings(term)})" for name, term in description["objective"].items()) or "unknown"
-    validation = "\n".join(f"| {name} | {value:.6g} |" for name, value in description["validation"].items())
+    validation, test = (_lines(description.get(key, {})) for key in ("validation", "figures"))
+    tested = (
+        f"\nMeans over pairs of test subjects, whom nobody trained on:\n\n| | |\n|---|---|\n{test}\n" if test else ""
+    )
     labels = ", ".join(f"{value} {name}" for value, name in description["labels"].items()) or "none"
     return f"""# Deformable registration, trained on {description["data_set"]}
 
@@ -107,13 +126,17 @@ Means over validation pairs, of subjects that were not trained on:
 | | |
 |---|---|
 {validation}
-
+{tested}
 Whether the weights may be passed on follows from the licence of the data. Not a medical device.
 
 {use}
 
 The weights' SHA-256 is {description["sha256"]}.
 """
+
+
+def _lines(numbers: Mapping[str, float]) -> str:
+    return "\n".join(f"| {name} | {value:.6g} |" for name, value in numbers.items())
 
 
 def _settings(term: Any) -> str:

@@ -13,11 +13,13 @@ from course_utils.errors import CourseError
 from course_utils.files import sha256
 
 WEIGHTS = Path(__file__).parent / "weights"
+TOLD = ("about", "not_for", "budget", "figures")
+"""What a card tells that its file of weights does not."""
 
 
 def names() -> list[str]:
     """The names of the networks that ship, in alphabetical order."""
-    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+    return sorted(path.stem for path in WEIGHTS.glob("*.json"))
 
 
 def card(name: str) -> dict[str, Any]:
@@ -29,6 +31,19 @@ def card(name: str) -> dict[str, Any]:
     if name not in names():
         raise CourseError(f"no network called '{name}' ships with the package: choose from {', '.join(names())}")
     return json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def told_of(path: Path, digest: str) -> dict[str, Any]:
+    """What the card beside a file of weights tells beyond the file; nothing where it is not the card of this file.
+
+    Args:
+        path: Of the weights.
+        digest: Their SHA-256.
+    """
+    if path.parent != WEIGHTS or path.stem not in names():
+        return {}
+    known = card(path.stem)
+    return {key: known[key] for key in TOLD if known["sha256"] == digest}
 
 
 def resolve(model: str | Path) -> Path:
@@ -49,7 +64,7 @@ def resolve(model: str | Path) -> Path:
             f"ships: {', '.join(names())}"
         )
     path = WEIGHTS / f"{model}.safetensors"
-    if sha256(path) != card(str(model))["sha256"]:
+    if not path.is_file() or sha256(path) != card(str(model))["sha256"]:
         raise CourseError(f"{path} is not the file that its card describes: install the package again")
     return path
 

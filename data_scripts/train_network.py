@@ -17,15 +17,16 @@ from course_utils.checkpoint import Checkpoint
 from course_utils.commands.ending import run
 from course_utils.commands.settings import device as device_of
 from course_utils.consistency import consistency
-from course_utils.data.cohorts import load_cohort
+from course_utils.data.cohorts import Cohort
 from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.data.source import Source
+from course_utils.data.synthetic import make_cohort
 from course_utils.errors import CourseError
 from course_utils.evaluation import evaluate_checkpoint, summarise
 from course_utils.files import replacing
 from course_utils.model_card import describe
 from course_utils.networks import NetworkSpec
-from course_utils.objectives import pair_objective
+from course_utils.objectives import PaintedObjective, pair_objective
 from course_utils.training import ProgressLines, TrainConfig, train_cohort
 
 PAIRS = 50
@@ -33,7 +34,7 @@ PAIRS = 50
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Training:
     """How a network that ships is trained.
 
     Attributes:
@@ -43,6 +44,9 @@ class Recipe:
         steps: The budget; so the same seed trains the same network on every machine, but for rounding.
         network: Arguments of the pyramid, beside its dimension.
         config: Fields of `TrainConfig`, without the budget.
+        painted: Show the network images of random contrast, see `PaintedObjective`.
+        made: Arguments of `make_cohort`, where the data is the built-in cohort with settings of its own.
+        start: The name of the network that ships whose weights it begins with, if any.
         not_for: What it must not be used for.
     """
 
@@ -52,24 +56,37 @@ class Recipe:
     steps: int
     network: dict[str, Any] = field(default_factory=lambda: {"antisymmetric": True})
     config: dict[str, Any] = field(default_factory=dict)
+    painted: bool = False
+    made: dict[str, Any] | None = None
+    start: str | None = None
     not_for: str = "diagnosis or treatment; other organs, contrasts or resolutions than its data set has"
 
 
-RECIPES = {
-    "hippocampus": Recipe(
+TRAININGS = {
+    "hippocampus": Training(
         "cropped hippocampus MR, trained without labels",
         "hippocampus",
         {"similarity": "ncc-edges", "smoothness": 0.25, "coarseness": 2},
         steps=3600,
     ),
-    "hippocampus-labels": Recipe(
-        "cropped hippocampus MR, trained with labels of its two parts",
+    "hippocampus-labels": Training(
+        "cropped hippocampus MR, trained with the labels of its two halves",
         "hippocampus",
-        {"similarity": "ssd", "smoothness": 0.05, "dice_weight": 0.5, "coarseness": 2},
-        steps=10000,
-        config={"augment": True},
+        {"similarity": "ncc-edges", "smoothness": 0.25, "dice_weight": 2.0, "coarseness": 2},
+        steps=6000,
+        start="hippocampus",
     ),
-    "oasis2d": Recipe(
+    "brain": Training(
+        "whole brains of any contrast, once the skull is removed; trained on painted images",
+        "synthetic",
+        {"similarity": "ncc-edges", "smoothness": 0.25, "coarseness": 2},
+        steps=4000,
+        config={"batch_size": 1, "augment": True},
+        painted=True,
+        made={"subjects": 60, "spacing": 2.625},
+        not_for="diagnosis or treatment; heads with their skull; lesions that only one of the two scans has",
+    ),
+    "oasis2d": Training(
         "coronal slices of whole brains, trained without labels",
         "oasis2d",
         {"similarity": "ncc-edges", "smoothness": 0.5},
@@ -81,42 +98,53 @@ RECIPES = {
 
 
 def main(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}.")],
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(TRAININGS)}.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    steps: Annotated[int | None, typer.Option(help="Budget.", show_default="the recipe's")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Budget.", show_default="that of the network's training", min=1)
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     weights: Annotated[Path, typer.Option(help="Folder for the weights and the card.")] = shipped.WEIGHTS,
 ) -> None:
     """Train a network that ships again: its weights and its card are written when it has been measured."""
-    if name not in RECIPES:
-        raise CourseError(f"no recipe called '{name}': choose from {', '.join(RECIPES)}")
-    recipe, where = RECIPES[name], device_of(device)
-    source = Source(dataset=recipe.dataset)
+    if name not in TRAININGS:
+        raise CourseError(f"no training called '{name}': choose from {', '.join(TRAININGS)}")
+    training, where = TRAININGS[name], device_of(device)
+    root = None
+    if training.made is not None:
+        root = str(out / "data")
+        make_cohort(Path(root) / training.dataset, **training.made)
+    source = Source(dataset=training.dataset, data_root=root)
     cohort, line = source.load()
+    objective = pair_objective(**training.objective, labels=cohort.info.labels)
     typer.echo(line, err=True)
     result = train_cohort(
         cohort,
         out,
-        network=NetworkSpec("pyramid", {"spatial_dims": len(cohort.info.shape), **recipe.network}),
-        objective=pair_objective(**recipe.objective, labels=cohort.info.labels),
-        config=TrainConfig(steps=steps or recipe.steps, validations=20, **recipe.config),
+        network=NetworkSpec("pyramid", {"spatial_dims": len(cohort.info.shape), **training.network}),
+        objective=PaintedObjective(objective) if training.painted else objective,
+        start=Checkpoint.load(shipped.resolve(training.start)) if training.start else None,
+        config=TrainConfig(steps=steps or training.steps, validations=20, **training.config),
         device=where,
         resume=resume,
         hooks=[ProgressLines()],
     )
     checkpoint, shipped_file = Checkpoint.load(result.best), weights / f"{name}.safetensors"
     checkpoint.save(shipped_file)
-    card = describe(shipped_file) | measure(Checkpoint.load(shipped_file), recipe.dataset, where)
+    card = describe(shipped_file) | measure(Checkpoint.load(shipped_file), cohort, where)
     validated = result.history.dropna(subset=[c for c in result.history if c.startswith("validation_loss")])
     card |= {
-        "about": recipe.about,
-        "not_for": recipe.not_for,
+        "about": training.about,
+        "not_for": training.not_for,
         "retrain": f"python data_scripts/train_network.py {name} --out runs/{name}",
-        "budget": f"{len(result.history)} steps of {checkpoint.config['batch_size']} pairs, "
-        f"{result.history['seconds'].iloc[-1] / 60:.0f} minutes on {torch.get_num_threads()} threads of a processor"
-        if where == "cpu"
-        else f"{len(result.history)} steps, {result.history['seconds'].iloc[-1] / 60:.0f} minutes on a GPU",
+        "budget": {
+            "steps": len(result.history),
+            "pairs a step": checkpoint.config["batch_size"],
+            "minutes": round(result.history["seconds"].iloc[-1] / 60),
+            "device": where,
+            "CPU threads": torch.get_num_threads(),
+        },
         "log": [
             {key: round(float(row[key]), 5) for key in ("step", "loss", "validation_loss", "validation_dice")}
             for _, row in validated.iterrows()
@@ -127,9 +155,8 @@ def main(
     typer.echo(shipped.readable(card))
 
 
-def measure(checkpoint: Checkpoint, dataset: str, device: str) -> dict[str, Any]:
+def measure(checkpoint: Checkpoint, cohort: Cohort, device: str) -> dict[str, Any]:
     """Figures on pairs of the test subjects, whom nobody trained on: `figures`, `summary` and `test_subjects`."""
-    cohort = load_cohort(dataset)
     pairs = cohort.distinct_pairs("test", PAIRS)
     table = evaluate_checkpoint(checkpoint, pairs, device=device)
     mean = summarise(table).loc["overall"].xs("mean", level=1)

@@ -25,7 +25,7 @@ PYTHON = "3.13"  # Colab's at that time
 COLAB = dict(line.split("==") for line in FREEZE.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
 PREINSTALLED = [
     *("torch", "numpy", "matplotlib", "pandas", "scipy", "requests", "tqdm", "typer", "nibabel", "tensorboard"),
-    "ipykernel",
+    *("ipykernel", "safetensors"),
 ]
 # Colab's own build of PyTorch is of another index, and what stands in for it has wishes of its own.
 STAND_IN = {"torch", "setuptools"}

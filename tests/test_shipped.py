@@ -19,6 +19,7 @@ from course_utils.data.registry import DATASETS
 from course_utils.data.source import Source
 from course_utils.errors import CourseError
 from course_utils.files import sha256
+from course_utils.model_card import card, describe
 from course_utils.networks import ARCHITECTURES
 from course_utils.scans.export import export
 from tests.checkpoints import checkpoint as checkpoint_of
@@ -119,6 +120,9 @@ def test_a_file_that_was_changed_is_not_used(weights):
     other.save(weights / "balls.safetensors")
     with pytest.raises(CourseError, match="not the file that its card describes: install the package again"):
         Checkpoint.load("balls")
+    (weights / "balls.safetensors").unlink()
+    with pytest.raises(CourseError, match="not the file that its card describes: install the package again"):
+        Checkpoint.load("balls")
 
 
 def test_the_list_and_the_card_are_text(weights):
@@ -156,6 +160,15 @@ def test_what_ships_is_small_and_says_what_one_must_know(name):
     assert known["subjects"] == {split: list(names) for split, names in checkpoint.card.subjects.items()}
     assert not set(known["test_subjects"]) & {name for names in known["subjects"].values() for name in names}
     assert "/" not in json.dumps(checkpoint.card.source)  # nobody's folders
+
+
+@every_network
+def test_what_is_exported_of_it_tells_its_figures_and_nothing_of_another_file(name, tmp_path):
+    description = describe(name)
+    assert description["figures"] == shipped.card(name)["figures"]
+    assert f"| dice_after | {description['figures']['dice_after']:.6g} |" in card(description, "use")
+    Checkpoint.load(name).save(tmp_path / f"{name}.safetensors")  # the same network, in a file of somebody's own
+    assert "figures" not in describe(tmp_path / f"{name}.safetensors")
 
 
 @every_network

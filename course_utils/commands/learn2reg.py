@@ -10,7 +10,8 @@ from course_utils.commands.settings import MODEL, Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.errors import CourseError
 from course_utils.evaluation import readable, summarise
-from course_utils.scans.learn2reg import FORMATS, measure, submit
+from course_utils.scans.learn2reg import FORMATS, submit
+from course_utils.scans.learn2reg_evaluation import measure
 
 Split = StrEnum("Split", ["val", "test"])
 FieldFormat = StrEnum("FieldFormat", list(FORMATS))

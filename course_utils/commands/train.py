@@ -2,7 +2,6 @@
 
 import math
 import shlex
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -98,7 +97,7 @@ def train(
     augment: Annotated[
         bool,
         typer.Option(
-            "--augment", help="Flip, move and bend the training images at random: for long runs on few subjects."
+            "--augment", help="Flip, move and bend the training images, and change their contrast, at random."
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the network's first weights and of the training pairs.", min=0)] = 0,
@@ -136,10 +135,7 @@ def train(
     if antisymmetric is None and not dice_weight:
         chosen["antisymmetric"] = True
     where = device_of(device)
-    if start is not None and source.images is not None and source.shape is None and source.spacing is None:
-        recipe = start.card.recipe
-        source = replace(source, shape=recipe.shape, spacing=recipe.spacing)
-    cohort, line = source.load()
+    cohort, line = source.load(like=None if start is None else start.card.recipe)
     if not Settings.current().quiet:
         typer.echo(line, err=True)
     steps = None if epochs is None else math.ceil(epochs * len(cohort.splits["train"]) / batch_size)

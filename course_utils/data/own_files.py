@@ -13,6 +13,7 @@ from course_utils.data.folder_facts import labels_of
 from course_utils.data.formats import holds_label, open_image
 from course_utils.data.grids import Grid
 from course_utils.data.pairs import FRACTIONS, Cohort, Subject, split_subjects
+from course_utils.data.recipe import Recipe
 from course_utils.data.registry import DatasetInfo
 from course_utils.data.volumes import read_grid
 from course_utils.errors import CourseError, CourseWarning
@@ -31,6 +32,7 @@ def cohort_of_files(
     suffix: str = "",
     shape: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
+    like: Recipe | None = None,
     fractions: tuple[float, float, float] = FRACTIONS,
     seed: int = 0,
     structures: Sequence[int] | None = None,
@@ -47,6 +49,7 @@ def cohort_of_files(
         suffix: Stands behind it.
         shape: The common grid in voxels; None proposes one from the files.
         spacing: Its millimetres; None proposes them.
+        like: Where neither is given, the grid of a network that is to be trained further, if it has as many axes.
         fractions: Shares of train, val and test, where a CSV file does not give the splits.
         seed: Decides who is where.
         structures: Values of the labels that count; None takes all that the label maps hold.
@@ -77,7 +80,7 @@ def cohort_of_files(
     everyone = tuple(sorted(subjects.values(), key=lambda subject: subject.name))
     # The atlas is nobody's: it may well be one of the images.
     others = tuple(subject for subject in everyone if of_atlas is None or not _same(subject, of_atlas))
-    grid = _grid([*everyone, *([of_atlas] if of_atlas else [])], shape, spacing)
+    grid = _grid([*everyone, *([of_atlas] if of_atlas else [])], shape, spacing, like)
     known = (
         labels_of([*everyone, *([of_atlas] if of_atlas else [])], len(grid.shape))
         if structures is None
@@ -141,7 +144,12 @@ def _title(images: str) -> str:
     return path.stem if path.suffix in (".csv", ".txt") else path.resolve().name or "own files"
 
 
-def _grid(subjects: Sequence[Subject], shape: Sequence[int] | None, spacing: Sequence[float] | None) -> CommonGrid:
+def _grid(
+    subjects: Sequence[Subject],
+    shape: Sequence[int] | None,
+    spacing: Sequence[float] | None,
+    like: Recipe | None,
+) -> CommonGrid:
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(_place, subjects))
     readable = [place for place in found if not isinstance(place, CourseError)]
@@ -158,6 +166,9 @@ def _grid(subjects: Sequence[Subject], shape: Sequence[int] | None, spacing: Seq
     for name, values in (("--shape", shape), ("--spacing", spacing)):
         if values is not None and (len(values) != min(dims) or min(values) <= 0):
             raise CourseError(f"{name} {' '.join(map(str, values))} is not {min(dims)} numbers above 0: change it")
+    if like is not None and shape is None and spacing is None and len(like.shape) == min(dims):
+        aligned = min(dims) == 2 or not any(placed for _, placed in readable)
+        return CommonGrid(like.shape, like.spacing, aligned, "that of the network to begin with")
     return propose(
         [grid for grid, _ in readable], placed=any(placed for _, placed in readable), shape=shape, spacing=spacing
     )

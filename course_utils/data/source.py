@@ -9,6 +9,7 @@ from course_utils.data.card import DataCard
 from course_utils.data.cohorts import load_cohort
 from course_utils.data.own_files import cohort_of_files
 from course_utils.data.pairs import FRACTIONS, Cohort
+from course_utils.data.recipe import Recipe
 from course_utils.data.registry import DATASETS
 from course_utils.errors import CourseError
 
@@ -59,11 +60,12 @@ class Source:
         """Whether it names any data."""
         return self.dataset is not None or self.images is not None
 
-    def load(self, *, download: bool = True) -> tuple[Cohort, str]:
+    def load(self, *, download: bool = True, like: Recipe | None = None) -> tuple[Cohort, str]:
         """The cohort, and a line for people that says what it is: subjects, splits, labels and the common grid.
 
         Args:
             download: Fetch a data set that is not there.
+            like: See `cohort_of_files`.
 
         Raises:
             CourseError: neither a data set nor images are named; whatever `load_cohort` or `cohort_of_files` raises.
@@ -73,6 +75,7 @@ class Source:
                 f"there is no data: name a data set, --dataset {' or '.join(DATASETS)}, or your own files, --images "
                 "FOLDER"
             )
+        source = self
         if self.images is not None:
             cohort, grid = cohort_of_files(
                 self.images,
@@ -83,11 +86,14 @@ class Source:
                 suffix=self.suffix,
                 shape=self.shape,
                 spacing=self.spacing,
+                like=like,
                 fractions=self.fractions,
                 seed=self.split_seed,
                 structures=self.structures,
             )
             line = f"{_summary(cohort)}; common grid {grid}"
+            if like is not None:  # remembered, so that the same grid is told of when the network is measured
+                source = replace(self, shape=grid.shape, spacing=grid.spacing)
         else:
             assert self.dataset is not None  # one of the two is given
             cohort = load_cohort(
@@ -102,7 +108,7 @@ class Source:
         if self.structures:
             labels = {value: cohort.info.labels.get(value, f"label {value}") for value in self.structures}
             cohort = replace(cohort, info=replace(cohort.info, labels=labels))
-        return replace(cohort, source=self.to_dict()), line
+        return replace(cohort, source=source.to_dict()), line
 
     def options(self) -> list[str]:
         """The command line's options that name this source, as they were given."""

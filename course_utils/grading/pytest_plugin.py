@@ -6,6 +6,7 @@ is written, a line of JSON for each cell, to the pipe `GRADING_PIPE`, which no k
 takes too long for a cell, ends the run; `course_utils.grading.run` decides what happens then.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -35,6 +36,9 @@ from course_utils.grading.verdicts import Output, Record
 
 OWN_MEMORY = 2 << 30
 """Bytes that this process may take: what a kernel sends fills no more."""
+
+NEARLY = 0.95
+"""Of the memory that a submission may take: with less left, what the next cell comes to says nothing of that cell."""
 
 TEXT, PICTURE, PICTURES = 20_000, 2_000_000, 6
 """What is kept of a cell's output: characters, bytes of base64 of a picture, pictures."""
@@ -87,8 +91,23 @@ class SandboxedKernel(RunningKernel):
                 return
 
     def _cause(self) -> str:
-        process = getattr(self.km.provisioner, "process", None)
+        process = self._process()
         return MEMORY_LIMIT if process is not None and process.poll() == OUT_OF_MEMORY else KERNEL_DIED
+
+    def keeps_nearly_all_memory(self) -> bool:
+        """Whether a process inside has nearly reached its limit; not known where the system does not tell."""
+        import psutil
+
+        process = self._process()
+        with contextlib.suppress(psutil.Error):  # it has ended, which is noticed otherwise
+            inside = [] if process is None else psutil.Process(process.pid).children(recursive=True)
+            limit = NEARLY * int(os.environ["GRADING_MEMORY"])
+            # What the limit counts (RLIMIT_DATA): also memory that was asked for and never written to.
+            return any(getattr(one.memory_info(), "data", 0) > limit for one in inside)
+        return False
+
+    def _process(self) -> "subprocess.Popen[bytes] | None":
+        return getattr(self.km.provisioner, "process", None)
 
 
 vars(nbval.plugin)["RunningKernel"] = SandboxedKernel
@@ -107,11 +126,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: IPyNbCell) -> Generator[None, object, object]:
-    """Each cell has its own limit of time; one whose kernel replied that it failed has failed, whatever it told."""
+    """Each cell has its own limit of time; one whose kernel replied that it failed has failed, whatever it told.
+
+    A cell that keeps nearly all memory ends the run, also where no `MemoryError` was shown.
+    """
     item.config.option.nbval_cell_timeout = item.cell.metadata.get("seconds", math.inf)
-    result = yield
     notebook = item.getparent(IPyNbFile)
     kernel = None if notebook is None else notebook.kernel
+    try:
+        result = yield
+    finally:
+        if isinstance(kernel, SandboxedKernel) and kernel.keeps_nearly_all_memory():
+            raise KernelEnded(MEMORY_LIMIT)
     if not isinstance(kernel, SandboxedKernel) or kernel.status != "ok":
         raise RuntimeError("the cell failed")
     return result
@@ -127,7 +153,7 @@ def pytest_runtest_makereport(
         ended = isinstance(error, KernelEnded)
         state = "ended" if ended else "not started" if call.when == "setup" else report.outcome
         outputs = list(_outputs(item.test_outputs or []))
-        if error is not None and not any("error" in output for output in outputs):
+        if ended or (error is not None and not any("error" in output for output in outputs)):
             outputs.append({"error": str(error)[:TEXT], "traceback": ""})
         _tell({"cell": item.cell_num, "state": state, "outputs": outputs})
         if state in ("ended", "not started"):

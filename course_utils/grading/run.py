@@ -155,6 +155,7 @@ class Run:
                 "GRADING_KERNEL": json.dumps(sandbox.command(kernel)),
                 "GRADING_CONNECTION": str(connection),
                 "GRADING_PIPE": str(write),
+                "GRADING_MEMORY": str(self.limits.memory),
                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
                 "JUPYTER_RUNTIME_DIR": str(outer),
                 "IPYTHONDIR": str(outer),

@@ -53,10 +53,10 @@ def enter(
             if record["state"] != "passed":
                 raise NotGraded(f"a cell of the assignment itself failed ({errors[-1] if errors else record['state']})")
             continue
-        if record["state"] == "ended":
-            return last, errors[-1] if errors[-1] in (TIME_LIMIT, MEMORY_LIMIT) else KERNEL_DIED
         if role.kind == "solution":
             exercises[last] = _with_outputs(exercises[last], record["outputs"])
+        if record["state"] == "ended":
+            return last, errors[-1] if errors[-1] in (TIME_LIMIT, MEMORY_LIMIT) else KERNEL_DIED
         if any(plain(error).startswith("MemoryError") for error in errors):
             return last, MEMORY_LIMIT
         if role.kind == "check":

@@ -43,6 +43,10 @@ class Registration:
         """
         return invert(self.displacement) if self.velocity is None else integrate(-self.velocity)
 
+    def of(self, moving: Tensor) -> "Registration":
+        """The same map of another image `(B, C, *spatial)` on the moving image's grid."""
+        return Registration(warp(moving, self.displacement), self.displacement, self.velocity, self.extras)
+
     def coarser(self, moving: Tensor, factor: int) -> "Registration":
         """The same map on the grid that `fields.pool` makes, in voxels of that grid.
 
@@ -92,6 +96,10 @@ class _Predicted(Registration):
     def _on_images(self, field: Tensor) -> Tensor:
         whole = resize(field, [n * self._stride for n in field.shape[2:]])
         return whole[(..., *(slice(n) for n in self._moving.shape[2:]))]
+
+    def of(self, moving: Tensor) -> Registration:
+        """See `Registration.of`."""
+        return _Predicted(moving, self._field, self._steps, self._stride)
 
     def coarser(self, moving: Tensor, factor: int) -> Registration:
         """See `Registration.coarser`; on the network's own grid nothing is interpolated."""

@@ -30,7 +30,7 @@ def velocity_head(spatial_dims: int, inputs: int, kernel: int = 3, bias: bool = 
     """The last convolution, from features to a vector field that is nearly zero.
 
     A network so begins at the identity: its first steps see two images, not two images and a scramble. VoxelMorph draws
-    these weights from N(0, 1e-5) too.
+    these weights from N(0, 1e-5) too. A bias is of no use where the answers of both orders are subtracted.
     """
     head = CONVOLUTION[spatial_dims](inputs, spatial_dims, kernel, padding=kernel // 2, bias=bias)
     nn.init.normal_(head.weight, std=1e-5)

@@ -47,7 +47,7 @@ class VoxelMorph(VelocityNetwork):
             antisymmetric=antisymmetric,
         )
         self.unet = UNet(spatial_dims, 2, features, first_stride=self.first_stride, instance_norm=instance_norm)
-        self.velocity = velocity_head(spatial_dims, features[0])
+        self.velocity = velocity_head(spatial_dims, features[0], bias=not antisymmetric)
 
     def predict(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:
         """See `VelocityNetwork.predict`."""

@@ -1,6 +1,7 @@
 """What training and instance optimisation minimise."""
 
 from course_utils.objectives.base import Batch, Model, Objective, Outcome, Term
+from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
 from course_utils.objectives.terms import (
     NCC,
@@ -24,9 +25,12 @@ __all__ = [
     "Objective",
     "Outcome",
     "Overlap",
+    "PaintedObjective",
+    "Painting",
     "PairObjective",
     "Regularisation",
     "Similarity",
     "Term",
+    "paint",
     "pair_objective",
 ]

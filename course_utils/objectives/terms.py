@@ -46,7 +46,7 @@ class NCC:
     edges: float = 0.0
     needs: ClassVar[frozenset[str]] = NOTHING
     smoothness: ClassVar[float] = 2.0
-    refinement: ClassVar[float] = 0.15
+    refinement: ClassVar[float] = 0.45
 
     def __call__(self, registration: Registration, batch: Batch) -> Tensor:
         """See `Term`."""

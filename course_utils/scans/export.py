@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from course_utils.checkpoint import SAFETENSORS, Checkpoint
 from course_utils.data.card import DataCard
 from course_utils.data.recipe import Recipe
-from course_utils.data.registry import DATASETS
-from course_utils.data.source import Source
 from course_utils.errors import CourseError
 from course_utils.files import check_writable, replacing, save_tensors, sha256
-from course_utils.model_card import card, describe
+from course_utils.model_card import card, describe, passed_on
 from course_utils.networks import RegistrationNetwork
 from course_utils.scans.registration import register_files
 
@@ -259,7 +257,7 @@ def _inference(checkpoint: Checkpoint) -> dict[str, Any]:
 def export_safetensors(model: str | Path, out: str | Path) -> None:
     """Write a network as one small file that `--model` takes, weights in float16, and beside it its card as JSON.
 
-    Where it was trained on a user's own files, their places and the names of their subjects are left out.
+    Its data card is that of `model_card.passed_on`.
 
     Raises:
         CourseError: `model` is not a checkpoint, `out` has another ending, or the files cannot be written.
@@ -268,10 +266,7 @@ def export_safetensors(model: str | Path, out: str | Path) -> None:
     if out.suffix != SAFETENSORS:
         raise CourseError(f"{out} does not end in {SAFETENSORS}, by which it is known: choose such a name")
     checkpoint = Checkpoint.load(model)
-    public = checkpoint.card.dataset in DATASETS
-    source = Source(dataset=checkpoint.card.dataset).to_dict() if public else {}
-    card = replace(checkpoint.card, source=source, subjects=checkpoint.card.subjects if public else {})
-    replace(checkpoint, card=card).save(out)
+    replace(checkpoint, card=passed_on(checkpoint.card)).save(out)
     with replacing(out.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(describe(out), indent=2) + "\n", encoding="utf-8")
 

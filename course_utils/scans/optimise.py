@@ -8,7 +8,7 @@ multi-resolution); Balakrishnan et al., IEEE TMI 38(8), 2019, section V-E (insta
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from course_utils import losses
 from course_utils.fields import integrate, resize, warp
 from course_utils.networks import Registration
-from course_utils.objectives import NCC, Batch, Model, Objective, PairObjective, Similarity
+from course_utils.objectives import NCC, Batch, Objective, PairObjective, Similarity
 from course_utils.schedule import half_cosine, share_out
 
 RESOLUTIONS = ((4, 0.3), (2, 0.35), (1, 0.35))
@@ -38,8 +38,8 @@ LEARNING_RATE = 0.4
 """Adam's at the start of each level, in voxels of the velocity; it falls to 0 on a half cosine."""
 FURTHER_RATE = 0.1
 """The same where a network has begun."""
-FROM_ZERO = 3.0
-"""How many times the weight of the change's smoothness is where nothing has begun: it is the whole deformation then."""
+FURTHER_SMOOTHNESS = 1 / 3
+"""What the weight of the change's smoothness is multiplied with there: the change is not the whole deformation."""
 PATIENCE = 20
 """Steps without gain at the finest level, or half of its steps if that is more, after which it ends: Adam's first
 steps, at its highest rate, may climb before they descend."""
@@ -91,7 +91,7 @@ def optimise(
     Args:
         moving: `(1, 1, *spatial)`, 2-D or 3-D, intensities from 0 to 1.
         fixed: on the same grid.
-        objective: what is minimised; None is `instance_objective()`, smoother where there is no start. At every level
+        objective: what is minimised; None is `instance_objective()`, less smooth with a start. At every level
             it is called with a model that answers with the registration as it stands, whose extra `change` is the
             optimised field.
         start: velocity where to begin, `(1, N, *spatial)` voxels; None begins with zero.
@@ -99,22 +99,20 @@ def optimise(
             similarity, 0 where not.
         iterations: steps at most, shared out to the levels; the finest ends where nothing is gained any more.
         levels: as `RESOLUTIONS`; `[(1, 1.0)]` is a single one. None takes `RESOLUTIONS`, or `FURTHER` with a start,
-            without those that would have more than `LARGEST_LEVEL` voxels.
+            without those that would have more than `LARGEST_LEVEL` voxels; where none is left, the coarsest.
 
     Returns:
         The registration, without gradients.
     """
     spatial = moving.shape[2:]
     if objective is None:
-        smoothness = None if start is not None else FROM_ZERO * NCC.refinement
-        objective = instance_objective(smoothness=smoothness)
+        objective = instance_objective(smoothness=None if start is None else FURTHER_SMOOTHNESS * NCC.refinement)
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors born in inference mode know no gradients, their copies do.
         moving, fixed = moving.clone(), fixed.clone()
         # Without a start the velocity is what its change is, and need not be finer.
         begun = None if start is None else resize(start.clone(), _coarser(spatial, START))
         change = moving.new_zeros(1, len(spatial), *_coarser(spatial, VELOCITY)).requires_grad_()
-        voxels = change[0, 0].numel()
 
         def current() -> Tensor:
             return change if begun is None else begun + resize(change, begun.shape[2:])
@@ -127,34 +125,22 @@ def optimise(
         rate = LEARNING_RATE if start is None else FURTHER_RATE
         if levels is None:
             choice = RESOLUTIONS if start is None else FURTHER
-            levels = [level for level in choice if math.prod(_coarser(spatial, level[0])) <= LARGEST_LEVEL]
-        counts = share_out(iterations, [share for _, share in levels])
-        best, lowest = torch.zeros_like(change), math.inf
-        for level, ((factor, _), steps) in enumerate(zip(levels, counts, strict=True), start=1):
-            if not iterations:
-                break
-            shape = _coarser(spatial, factor)
+            fitting = [level for level in choice if math.prod(_coarser(spatial, level[0])) <= LARGEST_LEVEL]
+            levels = fitting or RESOLUTIONS[:1]
+
+        def loss_at(factor: float) -> Callable[[], Tensor]:
             batch = {
-                name: F.interpolate(image, size=shape, mode="area")
+                name: F.interpolate(image, size=_coarser(spatial, factor), mode="area")
                 for name, image in {"moving": moving, "fixed": fixed, **(masks or {})}.items()
             }
-            optimizer = torch.optim.Adam([change], rate, betas=(0.9, 0.99), eps=EPSILON)
-            gained = 0
-            # Losses of two levels are of different images: only those of the finest are compared, its start included.
-            if level == len(levels):
-                lowest = _loss_of(objective, register, batch, change, best)
-            for step in range(steps + 1):
-                loss = objective(register, batch).loss
-                if level == len(levels) and loss.item() < lowest:
-                    gained = step if loss.item() < lowest - GAIN * abs(lowest) else gained
-                    best, lowest = change.detach().clone(), loss.item()
-                if step == steps or (level == len(levels) and step - gained >= max(PATIENCE, steps // 2)):
-                    break
-                optimizer.param_groups[0]["lr"] = rate * half_cosine(step / steps)
-                optimizer.zero_grad()
-                (loss * voxels).backward()
-                optimizer.step()
-        change = best
+            return lambda: objective(register, batch).loss
+
+        counts = share_out(iterations, [share for _, share in levels])
+        for (factor, _), steps in zip(levels[:-1], counts[:-1], strict=True):
+            for _ in _descend(loss_at(factor), change, steps, rate):
+                pass
+        if iterations:
+            change = _least(loss_at(levels[-1][0]), change, counts[-1], rate)
     with torch.no_grad():
         # Integrated again at full resolution, where exp(-v) undoes exp(v) best.
         velocity = resize(current(), spatial)
@@ -166,11 +152,36 @@ def _coarser(spatial: Sequence[int], factor: float) -> list[int]:
     return [min(n, max(SMALLEST, math.ceil(n / factor))) for n in spatial]
 
 
-def _loss_of(objective: Objective, model: Model, batch: Batch, change: Tensor, value: Tensor) -> float:
-    """The loss that a value of the change has; the change is left as it was."""
+def _descend(loss: Callable[[], Tensor], change: Tensor, steps: int, rate: float) -> Iterator[float]:
+    """Adam's steps on `change`, in place; the loss before each of them and after the last."""
+    voxels = change[0, 0].numel()
+    optimizer = torch.optim.Adam([change], rate, betas=(0.9, 0.99), eps=EPSILON)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * half_cosine(step / steps)
+        optimizer.zero_grad()
+        value = loss()
+        yield value.item()
+        (value * voxels).backward()
+        optimizer.step()
     with torch.no_grad():
-        kept = change.clone()
-        change.copy_(value)
-        loss = objective(model, batch).loss.item()
-        change.copy_(kept)
-    return loss
+        last = loss().item()
+    yield last
+
+
+def _least(loss: Callable[[], Tensor], change: Tensor, steps: int, rate: float) -> Tensor:
+    """The change of the least loss that a descent from `change` meets, or no change where that has less."""
+    best = torch.zeros_like(change)
+    with torch.no_grad():
+        reached = change.clone()
+        change.copy_(best)
+        least = loss().item()
+        change.copy_(reached)
+    gained = 0
+    for step, value in enumerate(_descend(loss, change, steps, rate)):
+        if value < least - GAIN * abs(least):
+            gained = step
+        if value < least:
+            best, least = change.detach().clone(), value
+        if step - gained >= max(PATIENCE, steps // 2):
+            break
+    return best

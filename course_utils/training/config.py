@@ -21,7 +21,7 @@ class TrainConfig:
         validations: How often to validate, evenly over the run; the last time is at its end.
         amp: `"auto"` (bf16 where the device computes with it natively, fp16 on older GPUs), `"off"`, `"bf16"`,
             `"fp16"` (CUDA only, with a loss scaler).
-        augment: Change each training pair at random, see `data.augmentation`; worth it in long runs on few subjects.
+        augment: Change each training pair at random, see `data.augmentation`.
         seed: Of what an objective draws at random. The network's first weights have a seed of their own.
     """
 

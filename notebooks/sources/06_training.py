@@ -639,25 +639,21 @@ else:
 # Everything above is a command, too. The budget is in minutes or in epochs; with minutes the learning rate follows the clock.
 
 # %%
-import shlex
-
-from typer.testing import CliRunner
+from typer.main import get_command
 
 from course_utils.commands.app import app
 
 commands = {
-    "the built-in cohort": "train --minutes 5 --out runs/first",
-    "go on after Ctrl-C": "train --minutes 5 --out runs/first --resume",
+    "the built-in cohort": "train --dataset synthetic --minutes 5 --out runs/first",
+    "go on after Ctrl-C": "train --dataset synthetic --minutes 5 --out runs/first --resume",
     "hippocampus, with labels": "train --dataset hippocampus --loss ssd --dice-weight 0.5 --minutes 9 --out runs/hippocampus",
     "OASIS at 160×192×224 on a GPU": "train --dataset oasis --loss ncc --batch-size 1 --epochs 30 --amp bf16 "
     "--device cuda --workers 4 --out runs/oasis",
     "measure it": "evaluate --model runs/oasis/best.pt --dataset oasis --out runs/oasis/metrics.csv",
 }
-runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
 for what, command in commands.items():
-    name, *arguments = shlex.split(command)
-    known = runner.invoke(app, [name, "--help"]).output
-    assert all(word in known for word in arguments if word.startswith("--")), what
+    name, *arguments = command.split()
+    get_command(app).get_command(None, name).make_context(name, arguments)  # an error where it takes no such options
     print(f"# {what}\npython -m course_utils {command}\n")
 
 # %% [markdown]

@@ -246,7 +246,8 @@ figure
 # %%
 import zipfile
 
-from course_utils.scans.learn2reg import evaluate_submission, write_submission
+from course_utils.scans.learn2reg import write_submission
+from course_utils.scans.learn2reg_evaluation import evaluate_submission
 
 archives = {}
 for name, network in networks.items():
@@ -682,21 +683,19 @@ assert first_field(raw) > 10
 # ## The same from the command line
 
 # %%
-from typer.testing import CliRunner
+from typer.main import get_command
 
 from course_utils.commands.app import app
 
 commands = {
     "train on the folder": "train --dataset learn2reg --data-root HippocampusMR --dice-weight 1 --minutes 15 --out runs/l2r",
-    "write the submission": "learn2reg --data HippocampusMR --model runs/l2r/best.pt --out submission.zip",
-    "measure it": "learn2reg --data HippocampusMR --evaluate submission.zip --out submission.csv",
+    "write the submission": "learn2reg --data-root HippocampusMR --model runs/l2r/best.pt --out submission.zip",
+    "measure it": "learn2reg --data-root HippocampusMR --evaluate submission.zip --out submission.csv",
     "export the network": "export --model runs/l2r/best.pt --format bundle --out runs/l2r/bundle",
 }
-runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
 for what, command in commands.items():
     name, *arguments = command.split()
-    known = runner.invoke(app, [name, "--help"]).output
-    assert all(word in known for word in arguments if word.startswith("--")), what
+    get_command(app).get_command(None, name).make_context(name, arguments)  # an error where it takes no such options
     print(f"# {what}\npython -m course_utils {command}\n")
 
 # %% [markdown]

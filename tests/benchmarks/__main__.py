@@ -44,6 +44,7 @@ from course_utils.evaluation import evaluate, summarise
 from course_utils.networks import NetworkSpec, Registration, VoxelMorph
 from course_utils.objectives import pair_objective
 from course_utils.scans.optimise import optimise
+from course_utils.scans.registration import FURTHER_ITERATIONS, ITERATIONS
 from course_utils.scans.writing import image_like, save
 from course_utils.training import TrainConfig, fit, precision
 from tests.benchmarks import peers
@@ -230,10 +231,10 @@ def accuracy(
 
     for architecture, similarity in [("pyramid", "ncc"), ("pyramid", "ssd"), ("voxelmorph", "ssd")]:
         method = f"{architecture}, {similarity.upper()}"
-        network = NetworkSpec(architecture, {"spatial_dims": 3}).build(seed)
+        network = NetworkSpec(architecture, {"spatial_dims": 3, "antisymmetric": True}).build(seed)  # as `train` does
         config, card = TrainConfig(minutes=minutes, seed=seed), cohort.info.card()
         with tempfile.TemporaryDirectory() as folder:
-            out, objective = Path(folder) / "run", pair_objective(similarity)
+            out, objective = Path(folder) / "run", pair_objective(similarity, coarseness=2)
             result = fit(network, objective, pairs, validation, out, config, card=card, device=device)
         validated = result.history.dropna(subset="validation_dice")
         curves[method] = validated.set_index((validated["seconds"] / 60).round(1))["validation_dice"]
@@ -253,23 +254,25 @@ def accuracy(
 def refine(
     model: Annotated[Path, typer.Option(help="A checkpoint that train wrote.")],
     dataset: Annotated[str, typer.Option(help="Whose test pairs to measure on.")] = "hippocampus",
-    iterations: Annotated[int, typer.Option(help="Of the instance optimisation.")] = 100,
     count: Annotated[int, typer.Option(help="Test pairs.")] = 50,
     others: Annotated[bool, typer.Option(help="Methods without the network too.")] = True,
 ) -> None:
-    """Dice, distances, folding and seconds of affine, network, optimisation, and the peers that are installed."""
+    """Dice, distances, folding and seconds of affine, network, optimisation, and the peers that are installed.
+
+    Optimised with as many steps as `register` takes.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cohort, subjects = _data(dataset, ("test",))
     test = PairDataset(subjects, cohort.pairs("test", count=count))
     network = Checkpoint.load(model).model().to(device)
     methods: dict[str, Callable[..., Any]] = {
         "network": network,
-        "network, optimised": lambda m, f: optimise(m, f, start=network(m, f).velocity, iterations=iterations),
+        "network, optimised": lambda m, f: optimise(m, f, start=network(m, f).velocity, iterations=FURTHER_ITERATIONS),
     }
     if others:
         methods["affine"] = peers.affine_only
-        methods["optimised, one level"] = partial(optimise, iterations=iterations, levels=[(1, 1.0)])
-        methods["optimised"] = partial(optimise, iterations=iterations)
+        methods["optimised, one level"] = partial(optimise, iterations=ITERATIONS, levels=[(1, 1.0)])
+        methods["optimised"] = partial(optimise, iterations=ITERATIONS)
         if find_spec("SimpleITK"):
             methods["demons (SimpleITK)"] = peers.demons
         if find_spec("ants"):
@@ -284,7 +287,6 @@ def refine(
 @app.command()
 def large(
     model: Annotated[Path, typer.Option(help="A checkpoint that train wrote on 3-D volumes of 1 mm.")],
-    iterations: Annotated[int, typer.Option(help="Of the instance optimisation.")] = 100,
 ) -> None:
     """The report of `register` (NCC, folding, seconds, memory) on two template brains of 160x192x224 voxels."""
     with tempfile.TemporaryDirectory() as folder:
@@ -298,7 +300,7 @@ def large(
             image = image_like(resample(scan.data, scan.grid, grid), scan, grid, scan.header)
             save(image, files[-1], files[-1])
         command = [sys.executable, "-m", "course_utils", "register", "--moving", files[0], "--fixed", files[1]]
-        command += ["--moved", Path(folder) / "moved.nii.gz", "--model", model, "--iterations", str(iterations)]
+        command += ["--moved", Path(folder) / "moved.nii.gz", "--model", model]
         begun = time.monotonic()
         subprocess.run(command, check=True)
         typer.echo(f"with reading and writing {time.monotonic() - begun:.0f} s, {torch.get_num_threads()} threads")

@@ -223,8 +223,8 @@ def _trainings(cohort: Cohort, device: torch.device, minutes: float, folder: Pat
         result = train_cohort(
             cohort,
             folder / name,
-            network=NetworkSpec("pyramid", {"spatial_dims": 3}),
-            objective=pair_objective(**loss, labels=cohort.info.labels),
+            network=NetworkSpec("pyramid", {"spatial_dims": 3, "antisymmetric": "dice_weight" not in loss}),
+            objective=pair_objective(**loss, labels=cohort.info.labels, coarseness=2),
             config=TrainConfig(minutes=minutes, batch_size=batch_size, validations=4, amp=amp),
             device=device,
             hooks=[],

@@ -189,6 +189,21 @@ def test_a_source_is_remembered_and_found_again_from_anywhere(folder, monkeypatc
     }
 
 
+def test_a_network_s_own_grid_is_taken_where_it_has_as_many_axes_and_nothing_else_is_said(folder):
+    source = Source(images=str(folder / "scans"))
+    like = Recipe((20, 24, 16), (3.5, 3.5, 4.0))
+    cohort, line = source.load(like=like)
+    assert (cohort.info.shape, cohort.info.spacing) == (like.shape, like.spacing)
+    assert "20x24x16 voxels of 3.5x3.5x4 mm (that of the network to begin with)" in line
+    again, line = Source.from_dict(cohort.source).load()  # whoever measures the network is told of the same grid
+    assert (again.info.shape, again.info.spacing) == (like.shape, like.spacing)
+    plain, _ = source.load()
+    for other in (Recipe((20, 24), (1.0, 1.0), aligned=True), None):
+        assert source.load(like=other)[0].info.shape == plain.info.shape
+    spaced, _ = Source(images=str(folder / "scans"), spacing=(4.0, 4.0, 4.0)).load(like=like)
+    assert spaced.info.spacing == (4.0, 4.0, 4.0)
+
+
 def test_the_options_of_a_source_are_those_that_were_given():
     source = Source(images="my scans/*.nii", spacing=(1.0, 1.0, 2.5), fractions=(0.6, 0.2, 0.2))
     assert source.options() == [

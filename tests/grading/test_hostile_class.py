@@ -52,6 +52,10 @@ HOSTILE = {
         "    try: hoard.append(bytearray(size))\n    except MemoryError: size //= 10\nraise MemoryError"
     ),
     "memory in the check": ("hoard = []\ndef root(x):\n    while True: hoard.append(bytearray(10**7))"),
+    "memory in the check, every error caught": (
+        "hoard, size = [], 10**8\ndef root(x):\n    global size\n    while size > 999:\n"
+        "        try: hoard.append(bytearray(size))\n        except MemoryError: size //= 10\n    return 7.0"
+    ),
     "shared memory": (
         "import mmap\nhoard = []\nwhile True:\n"
         "    hoard.append(mmap.mmap(-1, 10**8))\n    hoard[-1].write(bytes(10**8))"
@@ -249,6 +253,7 @@ STOPPED = {
     "deaf to interrupts": "time limit",
     "memory": "memory limit",
     "memory in the check": "memory limit",
+    "memory in the check, every error caught": "memory limit",
     "shared memory": "memory limit",
     "os._exit": "kernel died",
     "kills itself": "kernel died",

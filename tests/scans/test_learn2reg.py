@@ -21,7 +21,7 @@ from course_utils.data.recipe import Recipe
 from course_utils.errors import CourseError
 from course_utils.evaluation import summarise
 from course_utils.networks import Registration, RegistrationNetwork, architecture
-from course_utils.scans import learn2reg
+from course_utils.scans import learn2reg, learn2reg_evaluation
 from tests.checkpoints import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -324,7 +324,7 @@ def check_against_the_official(folder, fields, labels, tmp_path):
     (tmp_path / "fields").mkdir()
     for pair, field in zip(pairs, fields, strict=True):
         save(field, tmp_path / "fields" / f"{learn2reg.field_name(pair)}.nii.gz")
-    table = learn2reg.evaluate_submission(tmp_path / "fields", cohort)
+    table = learn2reg_evaluation.evaluate_submission(tmp_path / "fields", cohort)
     expected = []
     for pair, field in zip(pairs, fields, strict=True):
         fixed, moving = (np.asarray(nib.load(s.label).dataobj) for s in (pair.fixed, pair.moving))
@@ -372,7 +372,9 @@ def test_a_structure_that_one_image_lacks_is_not_measured_and_one_that_vanishes_
     (tmp_path / "fields").mkdir()
     for name in ("disp_0001_0000_0002_0000", "disp_0003_0000_0004_0000"):
         save(away, tmp_path / "fields" / f"{name}.nii.gz")
-    table = learn2reg.evaluate_submission(tmp_path / "fields", cohort_of(folder)).set_index(["pair", "structure"])
+    table = learn2reg_evaluation.evaluate_submission(tmp_path / "fields", cohort_of(folder)).set_index(
+        ["pair", "structure"]
+    )
     first, second = table.loc["Blobs_0002_0000_to_Blobs_0001_0000"], table.loc["Blobs_0004_0000_to_Blobs_0003_0000"]
     measured = ["dice_before", "dice_after", "hd95_voxels_before", "hd95_voxels_after"]
     assert first.loc["core", measured].isna().all()
@@ -384,16 +386,16 @@ def test_labels_that_the_json_does_not_name_are_measured(task, tmp_path):
     content = json.loads((task / "Blobs_dataset.json").read_text(encoding="utf-8")) | {"labels": {"0": {"1": "shell"}}}
     (task / "Blobs_dataset.json").write_text(json.dumps(content))
     learn2reg.write_submission(trained(), cohort_of(task), tmp_path / "s.zip")
-    table = learn2reg.evaluate_submission(tmp_path / "s.zip", cohort_of(task))
+    table = learn2reg_evaluation.evaluate_submission(tmp_path / "s.zip", cohort_of(task))
     assert table["structure"].tolist() == ["shell", "label 2"] * 3
 
 
 def test_hd95_of_two_plates_is_their_distance():
     a, b = np.zeros((2, 12, 12, 12), bool)
     a[2], b[7] = True, True
-    assert learn2reg.hd95_learn2reg(a, b) == 5
-    assert np.isinf(learn2reg.hd95_learn2reg(a, np.zeros_like(a)))
-    assert np.isnan(learn2reg.hd95_learn2reg(np.zeros_like(a), np.zeros_like(a)))
+    assert learn2reg_evaluation.hd95_learn2reg(a, b) == 5
+    assert np.isinf(learn2reg_evaluation.hd95_learn2reg(a, np.zeros_like(a)))
+    assert np.isnan(learn2reg_evaluation.hd95_learn2reg(np.zeros_like(a), np.zeros_like(a)))
 
 
 @pytest.mark.parametrize("layout", ["full", "short", "npz", "in a folder of the archive", "unpacked"])
@@ -410,9 +412,9 @@ def test_a_submission_is_read_in_every_form_that_is_submitted(task, tmp_path, la
         with zipfile.ZipFile(out) as file:
             file.extractall(tmp_path / "unpacked")
         out = tmp_path / "unpacked"
-    table = learn2reg.evaluate_submission(out, cohort)
+    table = learn2reg_evaluation.evaluate_submission(out, cohort)
     learn2reg.write_submission(trained(), cohort, tmp_path / "full.zip")
-    pd.testing.assert_frame_equal(table, learn2reg.evaluate_submission(tmp_path / "full.zip", cohort))
+    pd.testing.assert_frame_equal(table, learn2reg_evaluation.evaluate_submission(tmp_path / "full.zip", cohort))
 
 
 def repack(path, change):
@@ -444,22 +446,22 @@ def test_a_broken_field_is_named(task, tmp_path, fault):
     learn2reg.write_submission(trained(), cohort_of(task), tmp_path / "s.zip")
     repack(tmp_path / "s.zip", change)
     with pytest.raises(CourseError, match=message):
-        learn2reg.evaluate_submission(tmp_path / "s.zip", cohort_of(task))
+        learn2reg_evaluation.evaluate_submission(tmp_path / "s.zip", cohort_of(task))
 
 
 def test_a_submission_that_is_none_and_pairs_without_labels(task, tmp_path):
     with pytest.raises(CourseError, match=r"none\.zip does not exist"):
-        learn2reg.evaluate_submission(tmp_path / "none.zip", cohort_of(task))
+        learn2reg_evaluation.evaluate_submission(tmp_path / "none.zip", cohort_of(task))
     (tmp_path / "text.zip").write_text("no ZIP")
     with pytest.raises(CourseError, match=r"text.zip cannot be read as ZIP"):
-        learn2reg.evaluate_submission(tmp_path / "text.zip", cohort_of(task))
+        learn2reg_evaluation.evaluate_submission(tmp_path / "text.zip", cohort_of(task))
     learn2reg.write_submission(trained(), cohort_of(task), tmp_path / "s.zip")
     save(np.zeros((3, 3, 3), np.uint8), task / image_name(6, "labelsTr"))
     with pytest.raises(CourseError, match=r"labelsTr/Blobs_0006_0000.nii.gz has shape \(3, 3, 3\)"):
-        learn2reg.evaluate_submission(tmp_path / "s.zip", cohort_of(task))
+        learn2reg_evaluation.evaluate_submission(tmp_path / "s.zip", cohort_of(task))
     (task / image_name(6, "labelsTr")).unlink()
     with pytest.raises(CourseError, match=r"Blobs_0006_0000.nii.gz has no label"):
-        learn2reg.evaluate_submission(tmp_path / "s.zip", cohort_of(task))
+        learn2reg_evaluation.evaluate_submission(tmp_path / "s.zip", cohort_of(task))
 
 
 def test_pickled_arrays_are_not_loaded(task, tmp_path):
@@ -468,4 +470,4 @@ def test_pickled_arrays_are_not_loaded(task, tmp_path):
     np.savez(buffer, np.array([{"code": "here"}], dtype=object))
     repack(tmp_path / "s.zip", lambda c: c | {SECOND.replace("nii.gz", "npz"): buffer.getvalue()})
     with pytest.raises(CourseError, match=r"disp_0006_0000_0007_0000\.npz cannot be read"):
-        learn2reg.evaluate_submission(tmp_path / "s.zip", cohort_of(task))
+        learn2reg_evaluation.evaluate_submission(tmp_path / "s.zip", cohort_of(task))

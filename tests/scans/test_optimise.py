@@ -193,6 +193,16 @@ def test_a_level_too_large_for_a_cpu_is_left_out(monkeypatch):
     assert_close(optimise(moving, fixed).velocity, optimise(moving, fixed, levels=RESOLUTIONS[:2]).velocity)
 
 
+@pytest.mark.parametrize("begins", [False, True], ids=["zero", "start"])
+def test_an_image_of_which_every_level_is_too_large_is_optimised_at_the_coarsest(monkeypatch, begins):
+    moving, fixed, truth = pair((48, 40))
+    monkeypatch.setattr("course_utils.scans.optimise.LARGEST_LEVEL", 8 * 8)
+    start = torch.zeros_like(truth) if begins else None
+    found = optimise(moving, fixed, start=start, iterations=20)
+    assert_close(found.velocity, optimise(moving, fixed, start=start, iterations=20, levels=[(4, 1.0)]).velocity)
+    assert found.displacement.abs().max() > 0.1
+
+
 def test_an_objective_of_ones_own_is_what_is_minimised():
     """Here the fixed image takes no part: the objective asks for a shift of two voxels, and gets it."""
     moving, fixed, _ = pair()

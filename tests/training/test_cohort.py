@@ -2,7 +2,9 @@
 
 import pytest
 
+from course_utils.checkpoint import Checkpoint
 from course_utils.data.cohorts import load_cohort
+from course_utils.data.synthetic import make_cohort
 from course_utils.errors import CourseError
 from course_utils.networks import ARCHITECTURES, NetworkSpec
 from course_utils.objectives import pair_objective
@@ -25,3 +27,20 @@ def test_a_grid_that_is_too_small_for_the_network(tmp_path, architecture):
     with pytest.raises(CourseError, match=r"images of 16x16x16 voxels .* a shape of 17 voxels or more along one"):
         train_cohort(cohort, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_network_remembers_all_whom_it_has_seen(tmp_path):
+    """Trained on one split and further on another, it has learnt from the subjects of both."""
+    make_cohort(tmp_path / "synthetic", subjects=12, spacing=10.0)
+    options = {"objective": pair_objective("ssd"), "config": TrainConfig(steps=1), "hooks": []}
+    network = NetworkSpec("voxelmorph", {"spatial_dims": 3, "features": [4, 4]})
+    cohorts = [load_cohort("synthetic", tmp_path, seed=seed) for seed in (0, 1)]
+    first = train_cohort(cohorts[0], tmp_path / "first", network=network, **options)
+    trained = Checkpoint.load(first.best)
+    names = [{s: {subject.name for subject in c.splits[s]} for s in ("train", "val")} for c in cohorts]
+    assert {s: set(seen) for s, seen in trained.card.subjects.items()} == names[0]
+    further = train_cohort(cohorts[1], tmp_path / "further", network=network, start=trained, **options)
+    both = Checkpoint.load(further.best).card.subjects
+    assert {s: set(seen) for s, seen in both.items()} == {s: names[0][s] | names[1][s] for s in both}
+    assert names[0] != names[1]

@@ -606,7 +606,7 @@ def judge_symmetric(shape, seed):
     )
     with torch.no_grad():
         result = checks.call(module, m, f)
-        assert type(result) is networks.Registration, (
+        assert isinstance(result, networks.Registration), (
             f"it should return a Registration, and returns a {type(result).__name__}"
         )
         checks.agree(

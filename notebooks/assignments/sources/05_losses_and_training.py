@@ -563,7 +563,7 @@ def judge_training(model, pairs, labels):
 
 
 trained = train(Budget(training_pairs, 800))
-assert type(trained) is networks.VoxelMorph, (
+assert isinstance(trained, networks.VoxelMorph), (
     f"train should return a VoxelMorph, and returns a {type(trained).__name__}: is there a return?"
 )
 print(judge_training(trained.eval(), test_pairs, list(cohort.info.labels)))
