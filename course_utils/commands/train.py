@@ -15,7 +15,7 @@ from course_utils.commands.settings import device as device_of
 from course_utils.data.source import Source
 from course_utils.errors import CourseError
 from course_utils.networks import ARCHITECTURES, NetworkSpec
-from course_utils.objectives import REGULARISERS, SIMILARITIES, pair_objective
+from course_utils.objectives import REGULARISERS, SIMILARITIES, PaintedObjective, pair_objective
 from course_utils.training import TensorBoard, TrainConfig, train_cohort
 from course_utils.training.config import AMP
 from course_utils.training.hooks import progress_hook
@@ -100,6 +100,14 @@ def train(
             "--augment", help="Flip, move and bend the training images, and change their contrast, at random."
         ),
     ] = False,
+    painted: Annotated[
+        bool,
+        typer.Option(
+            "--painted",
+            help="Show the network images painted over the labels in random contrasts, and compare the real ones: "
+            "it learns to register contrasts that it was never shown.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the network's first weights and of the training pairs.", min=0)] = 0,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Processes that load pairs, for cohorts cached on disk.", min=0)] = 0,
@@ -138,6 +146,17 @@ def train(
     cohort, line = source.load(like=None if start is None else start.card.recipe)
     if not Settings.current().quiet:
         typer.echo(line, err=True)
+    objective = pair_objective(
+        loss.value,
+        regulariser=regulariser.value,
+        smoothness=smoothness,
+        dice_weight=dice_weight,
+        labels=cohort.info.labels,
+        jacobian_weight=jacobian_weight,
+        coarseness=2 if loss_grid == LossGrid.half else 1,
+    )
+    if painted and not cohort.info.labels:
+        raise CourseError("--painted needs label maps, whose structures are painted: give --labels, or leave it out")
     steps = None if epochs is None else math.ceil(epochs * len(cohort.splits["train"]) / batch_size)
     quiet = Settings.current().quiet
     result = train_cohort(
@@ -145,15 +164,7 @@ def train(
         out,
         network=NetworkSpec((architecture or ARCHITECTURE).value, {"spatial_dims": len(cohort.info.shape), **chosen}),
         start=start,
-        objective=pair_objective(
-            loss.value,
-            regulariser=regulariser.value,
-            smoothness=smoothness,
-            dice_weight=dice_weight,
-            labels=cohort.info.labels,
-            jacobian_weight=jacobian_weight,
-            coarseness=2 if loss_grid == LossGrid.half else 1,
-        ),
+        objective=PaintedObjective(objective) if painted else objective,
         config=TrainConfig(
             steps=steps,
             minutes=MINUTES if minutes is None and steps is None else minutes,

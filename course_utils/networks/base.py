@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_utils.errors import CourseError
-from course_utils.fields import integrate, invert, pool, resize, warp
+from course_utils.fields import compose, integrate, invert, pool, resize, warp
+
+FINER_SQUARINGS = 2
+"""The last squarings of a velocity, on the images' grid where it was predicted on a coarser one and nobody trains.
+
+They compose the largest displacements, which a coarse grid knows least exactly: they almost halve what the map and the
+map of the swapped images lack of being inverses, and cost as much as all squarings on the coarser grid.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +74,18 @@ class _Predicted(Registration):
         field: `(B, N, *own)`, voxels of the network's grid: a velocity or, without squarings, a displacement.
         steps: How many squarings integrate it.
         stride: How many voxels of the images, which begin where it begins, one of its own is along each axis.
+        finer: How many of the squarings, the last ones, are done on the images' grid.
     """
 
     _moving: Tensor
     _field: Tensor
     _steps: int
     _stride: int
+    _finer: int
 
-    def __init__(self, moving: Tensor, field: Tensor, steps: int, stride: int) -> None:
-        self.__dict__.update(_moving=moving, _field=field, _steps=steps, _stride=stride, extras={})
+    def __init__(self, moving: Tensor, field: Tensor, steps: int, stride: int, finer: int = 0) -> None:
+        own = {"moving": moving, "field": field, "steps": steps, "stride": stride, "finer": min(finer, steps)}
+        self.__dict__.update({f"_{name}": value for name, value in own.items()}, extras={})
 
     @functools.cached_property
     def moved(self) -> Tensor:  # type: ignore[override]
@@ -83,7 +93,10 @@ class _Predicted(Registration):
 
     @functools.cached_property
     def displacement(self) -> Tensor:  # type: ignore[override]
-        return self._on_images(self._integrated)
+        if not self._finer:
+            return self._on_images(self._integrated)
+        part = integrate(self._field / 2**self._finer, self._steps - self._finer)
+        return self._on_images(part, squarings=self._finer)
 
     @functools.cached_property
     def velocity(self) -> Tensor | None:  # type: ignore[override]
@@ -93,13 +106,15 @@ class _Predicted(Registration):
     def _integrated(self) -> Tensor:
         return integrate(self._field, self._steps) if self._steps else self._field
 
-    def _on_images(self, field: Tensor) -> Tensor:
+    def _on_images(self, field: Tensor, squarings: int = 0) -> Tensor:
         whole = resize(field, [n * self._stride for n in field.shape[2:]])
+        for _ in range(squarings):
+            whole = compose(whole, whole)
         return whole[(..., *(slice(n) for n in self._moving.shape[2:]))]
 
     def of(self, moving: Tensor) -> Registration:
         """See `Registration.of`."""
-        return _Predicted(moving, self._field, self._steps, self._stride)
+        return _Predicted(moving, self._field, self._steps, self._stride, self._finer)
 
     def coarser(self, moving: Tensor, factor: int) -> Registration:
         """See `Registration.coarser`; on the network's own grid nothing is interpolated."""
@@ -223,9 +238,9 @@ def _plain(value: Any) -> Any:
 class VelocityNetwork(RegistrationNetwork):
     """What networks share that predict a stationary velocity field.
 
-    The velocity is integrated where it was predicted, the displacement is brought to the images' grid, and the moving
-    image is warped. Any image size works: sizes that the levels do not divide are padded by repeating the edge, and
-    cropped again.
+    The velocity is integrated where it was predicted, but for the last squarings in evaluation mode (see
+    `FINER_SQUARINGS`), the displacement is brought to the images' grid, and the moving image is warped. Any image size
+    works: sizes that the levels do not divide are padded by repeating the edge, and cropped again.
 
     Args:
         spatial_dims: 2 or 3.
@@ -305,7 +320,8 @@ class VelocityNetwork(RegistrationNetwork):
         with self._trusted_precision(source):
             predict = self.predict_antisymmetric if self.antisymmetric else self.predict
             predicted = predict(source, target, condition)
-        return _Predicted(moving, predicted, self.integration_steps, self.first_stride)
+        finer = 0 if self.training or self.first_stride == 1 else FINER_SQUARINGS
+        return _Predicted(moving, predicted, self.integration_steps, self.first_stride, finer)
 
     def exponential(self, velocity: Tensor, most: int | None = None) -> Tensor:
         """The displacement of a predicted field, with `most` squarings at most; itself without integration."""

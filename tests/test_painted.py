@@ -1,0 +1,125 @@
+"""Images painted over label maps: what is random, what is kept, and which images judge the network."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from course_utils import fields
+from course_utils.networks import NetworkSpec, Registration
+from course_utils.objectives import PaintedObjective, Painting, paint, pair_objective
+
+PLAIN = Painting(real=0, dark=0, noise=0, detail=0, bias=0, gamma=0)
+both = pytest.mark.parametrize("shape", [(30, 34), (18, 22, 20)], ids=["2-D", "3-D"])
+
+
+def scene(shape, batch=1):
+    """An image with some texture, a label map of two slabs in a background, and the voxels deep inside of each."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(batch, 1, *shape, generator=generator)
+    label = torch.zeros(batch, 1, *shape, dtype=torch.int16)
+    label[..., 4:-4, 4 : shape[-1] // 2] = 1
+    label[..., 4:-4, shape[-1] // 2 : -4] = 3  # values may be missing
+    smooth = torch.nn.functional.max_pool2d if len(shape) == 2 else torch.nn.functional.max_pool3d
+    inside = {
+        value: smooth((label != value).float(), 3, stride=1, padding=1) == 0 for value in (0, 1, 3)
+    }  # no neighbour of another structure: not blurred
+    return image, label, inside
+
+
+def painted(shape, painting, seed=0, batch=1):
+    image, label, inside = scene(shape, batch)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return image, paint(image, label, painting), inside
+
+
+@both
+def test_every_structure_has_one_brightness_of_its_own_in_each_image(shape):
+    _, pictures, inside = painted(shape, PLAIN, batch=2)
+    assert pictures.dtype == torch.float32 and pictures.min() == 0 and pictures.max() == 1
+    means = []
+    for picture in range(2):
+        values = [pictures[picture][inside[value][picture]] for value in inside]
+        assert all(value.std() < 1e-6 for value in values)
+        means.append(torch.stack([value.mean() for value in values]))
+    assert (means[0] - means[1]).abs().max() > 0.1
+
+
+def test_which_structure_is_brighter_is_chance():
+    brighter = 0
+    for seed in range(60):
+        _, picture, inside = painted((30, 34), PLAIN, seed)
+        brighter += bool(picture[inside[1]].mean() > picture[inside[3]].mean())
+    assert 15 < brighter < 45
+
+
+def test_detail_follows_the_image_with_either_sign():
+    signs = set()
+    for seed in range(12):
+        image, picture, _ = painted((40, 44), dataclasses.replace(PLAIN, detail=1.5), seed)
+        _, label, _ = scene((40, 44))
+        for value in (1, 3):
+            there = label == value
+            correlation = torch.corrcoef(torch.stack([image[there], picture[there]]))[0, 1].item()
+            signs.add(correlation > 0)
+            assert abs(correlation) > 0.3  # blurred, some more and some less
+    assert signs == {True, False}
+
+
+@both
+def test_a_dark_background_is_zero_and_a_real_image_is_left_alone(shape):
+    for seed in range(5):
+        _, picture, inside = painted(shape, dataclasses.replace(Painting(), real=0, dark=1), seed)
+        assert picture[inside[0]].abs().max() < 1e-4
+        assert picture.min() >= 0 and picture.max() <= 1
+    image, picture, _ = painted(shape, dataclasses.replace(Painting(), real=1))
+    assert_close(picture, image, rtol=0, atol=0)
+
+
+def test_as_many_images_are_left_as_they_are_as_was_asked_for():
+    _, pictures, _ = painted((30, 34), dataclasses.replace(Painting(), real=0.5), batch=64)
+    image, _, _ = scene((30, 34), batch=64)
+    real = (pictures == image).flatten(1).all(1)
+    assert 16 < real.sum() < 48
+
+
+@both
+@pytest.mark.parametrize("coarseness", [1, 2])
+def test_the_network_sees_painted_images_and_the_real_ones_judge_its_answer(shape, coarseness):
+    image, label, _ = scene(shape, batch=2)
+    batch = {"moving": image, "fixed": image.flip(-1), "moving_label": label, "fixed_label": label.flip(-1)}
+    displacement = torch.randn(2, len(shape), *shape, generator=torch.Generator().manual_seed(1))
+    seen = []
+
+    def model(moving, fixed, condition=None):
+        seen.extend([moving, fixed])
+        return Registration(fields.warp(moving, displacement), displacement, displacement)
+
+    pair = pair_objective("ssd", dice_weight=0.5, labels=(1, 3), coarseness=coarseness)
+    objective = PaintedObjective(pair, dataclasses.replace(Painting(), real=0))
+    outcome = objective(model, batch)
+    assert objective.needs == {"moving_label", "fixed_label"}
+    assert [(a == b).all().item() for a, b in zip(seen, (batch["moving"], batch["fixed"]), strict=True)] == [False] * 2
+    real = Registration(fields.warp(image, displacement), displacement, displacement)
+    assert_close(outcome.loss, pair.judge(real, batch).loss)
+    assert objective.describe()["painting"]["detail"] == Painting.detail
+
+
+@both
+@pytest.mark.parametrize("name", ["voxelmorph", "pyramid"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_registration_of_another_image_is_the_same_map(shape, name, training):
+    network = NetworkSpec(name, {"spatial_dims": len(shape), "features": [4, 4]}).build(0).train(training)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    moving, fixed, other = torch.rand(3, 1, 1, *shape, generator=generator)
+    with torch.no_grad():
+        first = network(moving, fixed)
+        second = first.of(other)
+    assert first.displacement.abs().max() > 0.05
+    assert_close(second.displacement, first.displacement)
+    assert_close(second.velocity, first.velocity)
+    assert_close(second.moved, fields.warp(other, first.displacement))
