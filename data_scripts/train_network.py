@@ -26,7 +26,7 @@ from course_utils.evaluation import evaluate_checkpoint, summarise
 from course_utils.files import replacing
 from course_utils.model_card import describe
 from course_utils.networks import NetworkSpec
-from course_utils.objectives import PaintedObjective, pair_objective
+from course_utils.objectives import PaintedObjective, Painting, pair_objective
 from course_utils.training import ProgressLines, TrainConfig, train_cohort
 
 PAIRS = 50
@@ -44,7 +44,7 @@ class Training:
         steps: The budget; so the same seed trains the same network on every machine, but for rounding.
         network: Arguments of the pyramid, beside its dimension.
         config: Fields of `TrainConfig`, without the budget.
-        painted: Show the network images of random contrast, see `PaintedObjective`.
+        painting: Of the images that the network is shown, see `PaintedObjective`; None shows the real ones.
         made: Arguments of `make_cohort`, where the data is the built-in cohort with settings of its own.
         start: The name of the network that ships whose weights it begins with, if any.
         not_for: What it must not be used for.
@@ -56,7 +56,7 @@ class Training:
     steps: int
     network: dict[str, Any] = field(default_factory=lambda: {"antisymmetric": True})
     config: dict[str, Any] = field(default_factory=dict)
-    painted: bool = False
+    painting: Painting | None = None
     made: dict[str, Any] | None = None
     start: str | None = None
     not_for: str = "diagnosis or treatment; other organs, contrasts or resolutions than its data set has"
@@ -72,17 +72,18 @@ TRAININGS = {
     "hippocampus-labels": Training(
         "cropped hippocampus MR, trained with the labels of its two halves",
         "hippocampus",
-        {"similarity": "ncc-edges", "smoothness": 0.25, "dice_weight": 2.0, "coarseness": 2},
-        steps=6000,
+        {"similarity": "ncc", "smoothness": 0.5, "dice_weight": 2.0, "coarseness": 2},
+        steps=3000,
+        config={"augment": 0.3},
         start="hippocampus",
     ),
     "brain": Training(
         "whole brains of any contrast, once the skull is removed; trained on painted images",
         "synthetic",
-        {"similarity": "ncc-edges", "smoothness": 0.25, "coarseness": 2},
-        steps=4000,
-        config={"batch_size": 1, "augment": True},
-        painted=True,
+        {"similarity": "ncc-edges", "smoothness": 0.25, "dice_weight": 1.0, "coarseness": 2},
+        steps=2000,
+        config={"batch_size": 1, "augment": 1.0},
+        painting=Painting(real=0.5),
         made={"subjects": 60, "spacing": 2.625},
         not_for="diagnosis or treatment; heads with their skull; lesions that only one of the two scans has",
     ),
@@ -123,7 +124,7 @@ def main(
         cohort,
         out,
         network=NetworkSpec("pyramid", {"spatial_dims": len(cohort.info.shape), **training.network}),
-        objective=PaintedObjective(objective) if training.painted else objective,
+        objective=objective if training.painting is None else PaintedObjective(objective, training.painting),
         start=Checkpoint.load(shipped.resolve(training.start)) if training.start else None,
         config=TrainConfig(steps=steps or training.steps, validations=20, **training.config),
         device=where,

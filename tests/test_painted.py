@@ -10,7 +10,7 @@ from course_utils import fields
 from course_utils.networks import NetworkSpec, Registration
 from course_utils.objectives import PaintedObjective, Painting, paint, pair_objective
 
-PLAIN = Painting(real=0, dark=0, noise=0, detail=0, bias=0, gamma=0)
+PLAIN = Painting(real=0, noise=0, detail=0, bias=0, gamma=0)
 both = pytest.mark.parametrize("shape", [(30, 34), (18, 22, 20)], ids=["2-D", "3-D"])
 
 
@@ -69,12 +69,16 @@ def test_detail_follows_the_image_with_either_sign():
 
 
 @both
-def test_a_dark_background_is_zero_and_a_real_image_is_left_alone(shape):
-    for seed in range(5):
-        _, picture, inside = painted(shape, dataclasses.replace(Painting(), real=0, dark=1), seed)
-        assert picture[inside[0]].abs().max() < 1e-4
+def test_an_empty_background_stays_empty_and_another_is_painted(shape):
+    image, label, inside = scene(shape)
+    for emptied in (True, False):
+        picture = paint(image * (label > 0) if emptied else image, label, Painting(real=0))
         assert picture.min() >= 0 and picture.max() <= 1
-    image, picture, _ = painted(shape, dataclasses.replace(Painting(), real=1))
+        assert (picture[inside[0]].abs().max() < 1e-4) == emptied
+
+
+def test_a_real_image_is_left_alone():
+    image, picture, _ = painted((18, 22, 20), Painting(real=1))
     assert_close(picture, image, rtol=0, atol=0)
 
 

@@ -95,11 +95,11 @@ def train(
         Amp, typer.Option(help="Mixed precision; auto is bf16 where the device has it, fp16 on older GPUs.")
     ] = Amp.auto,
     augment: Annotated[
-        bool,
+        float,
         typer.Option(
-            "--augment", help="Flip, move and bend the training images, and change their contrast, at random."
+            help="How much the training images are moved, bent and changed in contrast at random; 1 is much.", min=0
         ),
-    ] = False,
+    ] = TrainConfig.augment,
     painted: Annotated[
         bool,
         typer.Option(

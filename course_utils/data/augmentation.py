@@ -1,12 +1,12 @@
-"""More pairs than there are: each training pair flipped, its images moved, bent and changed in contrast at random.
+"""More pairs than there are: the images of each training pair moved, bent and changed in contrast at random.
 
-Moving and fixed image of a pair are flipped together and changed separately: what is to be registered stays a pair of
-images of the same organ, in other shapes and intensities than anybody's.
+Moving and fixed image are changed separately: what is to be registered stays a pair of images of the same organ, in
+other shapes and intensities than anybody's.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -37,19 +37,23 @@ class Augmentation:
     knots: int = 12
     contrast: float = 0.15
 
+    def scaled(self, strength: float) -> "Augmentation":
+        """The same with every standard deviation multiplied."""
+        changes = {field.name: getattr(self, field.name) * strength for field in fields(self) if field.name != "knots"}
+        return replace(self, **changes)
+
     def __call__(self, item: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
         """A changed copy of an item of a `PairDataset`. Numbers are drawn on the CPU from the generator."""
         changed = dict(item)
         spatial = item["fixed"].shape[1:]
-        axes = [1 + axis for axis in range(len(spatial)) if torch.rand((), generator=generator) < 0.5]
         for side in ("moving", "fixed"):
             displacement = self._displacement(spatial, generator)
             exponent = math.exp(self.contrast * float(torch.randn((), generator=generator)))
-            image = warp(item[side].flip(axes)[None], displacement)[0]
+            image = warp(item[side][None], displacement)[0]
             changed[side] = image.clamp(0, 1) ** exponent
             if f"{side}_label" in item:
-                label = item[f"{side}_label"].flip(axes)[None]
-                changed[f"{side}_label"] = warp(label, displacement, mode="nearest", padding="zeros")[0]
+                label = warp(item[f"{side}_label"][None], displacement, mode="nearest", padding="zeros")
+                changed[f"{side}_label"] = label[0]
         return changed
 
     def _displacement(self, spatial: tuple[int, ...], generator: torch.Generator) -> Tensor:

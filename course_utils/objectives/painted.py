@@ -19,7 +19,6 @@ class Painting:
 
     Attributes:
         real: Share of images that are left as they are.
-        dark: Share of the others whose background is exactly 0, as around a brain that was extracted.
         noise: Largest standard deviation of the noise; each structure has its own.
         detail: Largest factor, of either sign and for each structure its own, of the image's deviations from its mean
             there.
@@ -29,7 +28,6 @@ class Painting:
     """
 
     real: float = 0.2
-    dark: float = 0.8
     noise: float = 0.08
     detail: float = 1.5
     bias: float = 0.3
@@ -41,7 +39,8 @@ def paint(image: Tensor, label: Tensor, painting: Painting) -> Tensor:
     """Images of the same anatomy in contrasts that nobody has measured.
 
     Every structure, and what has no label, gets a mean of its own out of [0, 1], the image's own detail in it times a
-    factor of its own, and noise; all is blurred a little, shaded, brought to [0, 1] and raised to a power.
+    factor of its own, and noise; all is blurred a little, shaded, brought to [0, 1] and raised to a power. What is 0
+    and has no label, as around a brain that was extracted, stays 0.
 
     Args:
         image: `(B, 1, *spatial)`, in [0, 1].
@@ -74,8 +73,8 @@ def paint(image: Tensor, label: Tensor, painting: Painting) -> Tensor:
         image - each(sums / voxels.clamp(min=1))
     )
     painted = painted + each(uniform(0, painting.noise, batch, count)) * torch.randn(shape, device=device)
-    dark = uniform(0, 1, batch).view(axes) < painting.dark
-    painted = torch.where(dark & (label == 0), painted.amin(tuple(range(1, painted.ndim)), keepdim=True), painted)
+    empty = (image <= 0) & (label == 0)
+    painted = torch.where(empty, painted.amin(tuple(range(1, painted.ndim)), keepdim=True), painted)
     smooth = F.avg_pool3d if len(spatial) == 3 else F.avg_pool2d
     blurred = smooth(painted, 3, stride=1, padding=1, count_include_pad=False)
     painted = torch.lerp(painted, blurred, uniform(0, 1, batch).view(axes))

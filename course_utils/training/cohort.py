@@ -92,7 +92,7 @@ def train_cohort(
     result = fit(
         model,
         objective,
-        AugmentedPairs(pairs, Augmentation(), config.seed) if config.augment else pairs,
+        AugmentedPairs(pairs, Augmentation().scaled(config.augment), config.seed) if config.augment else pairs,
         PairDataset(loaded, cohort.distinct_pairs("val", VALIDATION_PAIRS)),
         out,
         config,

@@ -1,5 +1,6 @@
 """How a network is trained: the budget, the optimiser and the precision of a run."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,8 @@ class TrainConfig:
         validations: How often to validate, evenly over the run; the last time is at its end.
         amp: `"auto"` (bf16 where the device computes with it natively, fp16 on older GPUs), `"off"`, `"bf16"`,
             `"fp16"` (CUDA only, with a loss scaler).
-        augment: Change each training pair at random, see `data.augmentation`.
+        augment: How much the images of each training pair are changed at random: 0 not at all, 1 as much as
+            `Augmentation` says.
         seed: Of what an objective draws at random. The network's first weights have a seed of their own.
     """
 
@@ -31,7 +33,7 @@ class TrainConfig:
     learning_rate: float = 2e-3
     validations: int = 10
     amp: str = "auto"
-    augment: bool = False
+    augment: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -43,6 +45,7 @@ class TrainConfig:
         for name in ("batch_size", "validations"):
             require(getattr(self, name) >= 1, name, "1 or more")
         require(self.learning_rate > 0, "learning_rate", "above 0")
+        require(0 <= self.augment < math.inf, "augment", "0 or more")
         if (self.steps is None) == (self.minutes is None):
             raise CourseError("a run needs one budget: give it either steps or minutes")
         for name in ("steps", "minutes"):

@@ -273,10 +273,7 @@ def refine(
         methods["affine"] = peers.affine_only
         methods["optimised, one level"] = partial(optimise, iterations=ITERATIONS, levels=[(1, 1.0)])
         methods["optimised"] = partial(optimise, iterations=ITERATIONS)
-        if find_spec("SimpleITK"):
-            methods["demons (SimpleITK)"] = peers.demons
-        if find_spec("ants"):
-            methods["SyN (ANTs)"] = peers.syn
+        methods |= {name: method for name, (package, method) in peers.PEERS.items() if find_spec(package)}
     rows = {}
     for method, call in methods.items():
         table = evaluate(call, test, cohort.info.labels, cohort.info.spacing, device=device)
