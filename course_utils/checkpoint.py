@@ -66,7 +66,7 @@ class Checkpoint:
     @property
     def knows_labels(self) -> bool:
         """Whether labels took part in its training: it then knows more than two images show."""
-        return "overlap" in self.objective
+        return "overlap" in self.objective or "painting" in self.objective
 
     def to_dict(self) -> dict[str, Any]:
         """Tensors and plain values, which a file can hold without any code."""

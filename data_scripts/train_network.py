@@ -2,6 +2,7 @@
 
 python data_scripts/train_network.py hippocampus --out runs/hippocampus
 python data_scripts/train_network.py hippocampus --out runs/hippocampus --resume
+python data_scripts/train_network.py hippocampus --out runs/hippocampus --only-measure
 """
 
 import json
@@ -81,9 +82,10 @@ TRAININGS = {
         "whole brains of any contrast, once the skull is removed; trained on painted images",
         "synthetic",
         {"similarity": "ncc-edges", "smoothness": 0.25, "dice_weight": 1.0, "coarseness": 2},
-        steps=2000,
-        config={"batch_size": 1, "augment": 1.0},
-        painting=Painting(real=0.5),
+        steps=1600,
+        network={"antisymmetric": True, "edges": True},
+        config={"batch_size": 1, "augment": 0.7},
+        painting=Painting(real=0.3),
         made={"subjects": 60, "spacing": 2.625},
         not_for="diagnosis or treatment; heads with their skull; lesions that only one of the two scans has",
     ),
@@ -106,12 +108,15 @@ def main(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    only_measure: Annotated[
+        bool, typer.Option("--only-measure", help="Measure the weights that are there, and renew their card.")
+    ] = False,
     weights: Annotated[Path, typer.Option(help="Folder for the weights and the card.")] = shipped.WEIGHTS,
 ) -> None:
     """Train a network that ships again: its weights and its card are written when it has been measured."""
     if name not in TRAININGS:
         raise CourseError(f"no training called '{name}': choose from {', '.join(TRAININGS)}")
-    training, where = TRAININGS[name], device_of(device)
+    training, where, place = TRAININGS[name], device_of(device), weights / f"{name}.safetensors"
     root = None
     if training.made is not None:
         root = str(out / "data")
@@ -120,6 +125,10 @@ def main(
     cohort, line = source.load()
     objective = pair_objective(**training.objective, labels=cohort.info.labels)
     typer.echo(line, err=True)
+    if only_measure:
+        known = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
+        write(known | measure(Checkpoint.load(place), cohort, where), place.with_suffix(".json"))
+        return
     result = train_cohort(
         cohort,
         out,
@@ -131,9 +140,9 @@ def main(
         resume=resume,
         hooks=[ProgressLines()],
     )
-    checkpoint, shipped_file = Checkpoint.load(result.best), weights / f"{name}.safetensors"
-    checkpoint.save(shipped_file)
-    card = describe(shipped_file) | measure(Checkpoint.load(shipped_file), cohort, where)
+    checkpoint = Checkpoint.load(result.best)
+    checkpoint.save(place)
+    card = describe(place) | measure(Checkpoint.load(place), cohort, where)
     validated = result.history.dropna(subset=[c for c in result.history if c.startswith("validation_loss")])
     card |= {
         "about": training.about,
@@ -151,7 +160,12 @@ def main(
             for _, row in validated.iterrows()
         ],
     }
-    with replacing(weights / f"{name}.json") as partial:
+    write(card, place.with_suffix(".json"))
+
+
+def write(card: dict[str, Any], path: Path) -> None:
+    """Write a card and print it."""
+    with replacing(path) as partial:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     typer.echo(shipped.readable(card))
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from course_utils import fields
@@ -33,6 +34,15 @@ def painted(shape, painting, seed=0, batch=1):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return image, paint(image, label, painting), inside
+
+
+def moving_network(name, shape, **options):
+    """A network of random weights that moves things."""
+    network = NetworkSpec(name, {"spatial_dims": len(shape), "features": [4, 4], **options}).build(0)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return network.eval()
 
 
 @both
@@ -112,14 +122,49 @@ def test_the_network_sees_painted_images_and_the_real_ones_judge_its_answer(shap
 
 
 @both
+def test_the_edges_of_an_image_are_those_of_its_negative_and_of_a_brighter_one(shape):
+    image = F.interpolate(torch.rand(2, 1, *[n // 3 for n in shape], generator=torch.Generator().manual_seed(0)), shape)
+    found = fields.edges(image)
+    assert found.shape == image.shape and found.max() > 1
+    for same in (1 - image, 0.2 + 0.5 * image, 7 * image):
+        assert_close(fields.edges(same), found, rtol=1e-3, atol=1e-3)
+    assert fields.edges(torch.ones_like(image)).max() < 0.01
+    # One by one: an image does not count for another of its batch.
+    assert_close(fields.edges(image[1:]), found[1:])
+
+
+@both
+def test_an_edge_is_bright_however_weak_it_is_beside_others_far_away_and_noise_is_none(shape):
+    image = torch.zeros(1, 1, *shape)
+    image[..., 4:] = 1.0
+    image[..., 14:] = 1.3  # a weak edge, 10 voxels from the strong one
+    image += 1e-3 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    line = fields.edges(image).flatten(0, -2).mean(0)
+    assert line[13:15].min() > 0.7 * line[3:5].max()
+    assert line[18:].max() < 0.1
+
+
+@both
+@pytest.mark.parametrize("name", ["voxelmorph", "pyramid"])
+def test_a_network_that_sees_edges_answers_the_same_to_a_negative(shape, name):
+    network = moving_network(name, shape, edges=True)
+    moving, fixed = torch.rand(2, 1, 1, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        answer, negative = network(moving, fixed), network(moving, 1 - fixed)
+        assert answer.displacement.abs().max() > 0.05
+        assert_close(negative.displacement, answer.displacement, rtol=0, atol=1e-3)
+        assert_close(answer.moved, fields.warp(moving, answer.displacement))  # the image moves, not its edges
+        intensities = moving_network(name, shape)
+        difference = intensities(moving, 1 - fixed).displacement - intensities(moving, fixed).displacement
+    assert difference.abs().max() > 0.01
+
+
+@both
 @pytest.mark.parametrize("name", ["voxelmorph", "pyramid"])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_registration_of_another_image_is_the_same_map(shape, name, training):
-    network = NetworkSpec(name, {"spatial_dims": len(shape), "features": [4, 4]}).build(0).train(training)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-    moving, fixed, other = torch.rand(3, 1, 1, *shape, generator=generator)
+    network = moving_network(name, shape).train(training)
+    moving, fixed, other = torch.rand(3, 1, 1, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         first = network(moving, fixed)
         second = first.of(other)

@@ -82,6 +82,10 @@ def train(
             show_default="antisymmetric without labels, else one-way",
         ),
     ] = None,
+    edges: Annotated[
+        bool,
+        typer.Option("--edges", help="Show the network where the images' edges are instead of their intensities."),
+    ] = False,
     full_resolution: Annotated[
         bool, typer.Option("--full-resolution", help="Predict the velocity at full resolution: sharper, and slower.")
     ] = False,
@@ -135,6 +139,7 @@ def train(
         "half_resolution": False if full_resolution else None,
         "integration_steps": integration_steps,
         "antisymmetric": antisymmetric,
+        "edges": edges or None,
     }
     chosen = {name: value for name, value in network.items() if value is not None}
     if init is not None and (chosen or architecture is not None):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_utils.errors import CourseError
-from course_utils.fields import compose, integrate, invert, pool, resize, warp
+from course_utils.fields import compose, edges, integrate, invert, pool, resize, warp
 
 FINER_SQUARINGS = 2
 """The last squarings of a velocity, on the images' grid where it was predicted on a coarser one and nobody trains.
@@ -250,6 +250,8 @@ class VelocityNetwork(RegistrationNetwork):
         instance_norm: Features are normalised over the voxels of a level, of which the coarsest must have two then.
         antisymmetric: Register inverse-consistently by construction: swapping the images changes the sign of the
             velocity, so the two maps are each other's inverse, and an image against itself does not move.
+        edges: See the images' edges (`fields.edges`) in place of their intensities: an image and its negative then look
+            the same, and many contrasts alike.
 
     Attributes:
         first_stride: 1, or 2 at half resolution: what the first level reduces the images by.
@@ -268,6 +270,7 @@ class VelocityNetwork(RegistrationNetwork):
         integration_steps: int,
         instance_norm: bool = False,
         antisymmetric: bool = False,
+        edges: bool = False,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -280,6 +283,7 @@ class VelocityNetwork(RegistrationNetwork):
         self.divisor = self.first_stride * 2 ** (levels - 1)
         self.instance_norm = instance_norm
         self.antisymmetric = antisymmetric
+        self.edges = edges
 
     @abc.abstractmethod
     def predict(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:
@@ -313,10 +317,10 @@ class VelocityNetwork(RegistrationNetwork):
         self.check_grid(moving.shape[2:])
         spatial = moving.shape[2:]
         padded = [-(-n // self.divisor) * self.divisor for n in spatial]
-        source, target = moving, fixed
+        source, target = (edges(moving), edges(fixed)) if self.edges else (moving, fixed)
         if list(spatial) != padded:
             margins = [m for n, p in zip(reversed(spatial), reversed(padded), strict=True) for m in (0, p - n)]
-            source, target = (F.pad(image, margins, mode="replicate") for image in (moving, fixed))
+            source, target = (F.pad(image, margins, mode="replicate") for image in (source, target))
         with self._trusted_precision(source):
             predict = self.predict_antisymmetric if self.antisymmetric else self.predict
             predicted = predict(source, target, condition)

@@ -35,6 +35,7 @@ class Pyramid(VelocityNetwork):
         integration_steps: Squarings in `fields.integrate`; 0 predicts a displacement directly.
         instance_norm: Normalise each channel of each image; a larger learning rate then stays stable.
         antisymmetric: See `VelocityNetwork`.
+        edges: See `VelocityNetwork`.
 
     Source: Hu et al., Dual-stream pyramid registration network, Medical Image Analysis 78, 2022 (warped feature
     pyramids); Vercauteren et al., Symmetric log-domain diffeomorphic registration, MICCAI 2008 (updates of the
@@ -51,6 +52,7 @@ class Pyramid(VelocityNetwork):
         integration_steps: int = 7,
         instance_norm: bool = True,
         antisymmetric: bool = False,
+        edges: bool = False,
     ) -> None:
         check_levels(features)
         super().__init__(
@@ -60,6 +62,7 @@ class Pyramid(VelocityNetwork):
             integration_steps=integration_steps,
             instance_norm=instance_norm,
             antisymmetric=antisymmetric,
+            edges=edges,
         )
         block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm)
         convolution = CONVOLUTION[spatial_dims]

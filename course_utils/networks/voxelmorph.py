@@ -22,6 +22,7 @@ class VoxelMorph(VelocityNetwork):
         instance_norm: Normalise each channel of each image. It is not in the paper; with it a larger learning rate
             stays stable.
         antisymmetric: See `VelocityNetwork`; here it takes two passes.
+        edges: See `VelocityNetwork`.
 
     Source: Balakrishnan et al., VoxelMorph: a learning framework for deformable medical image registration, IEEE TMI
     38(8), 2019.
@@ -36,6 +37,7 @@ class VoxelMorph(VelocityNetwork):
         integration_steps: int = 7,
         instance_norm: bool = True,
         antisymmetric: bool = False,
+        edges: bool = False,
     ) -> None:
         check_levels(features)
         super().__init__(
@@ -45,6 +47,7 @@ class VoxelMorph(VelocityNetwork):
             integration_steps=integration_steps,
             instance_norm=instance_norm,
             antisymmetric=antisymmetric,
+            edges=edges,
         )
         self.unet = UNet(spatial_dims, 2, features, first_stride=self.first_stride, instance_norm=instance_norm)
         self.velocity = velocity_head(spatial_dims, features[0], bias=not antisymmetric)

@@ -30,16 +30,20 @@ LARGEST_LEVEL = 2**21
 """Voxels. A step at the full resolution of a brain of 1 mm takes seconds."""
 VELOCITY = 4
 """How many times coarser than the images the optimised velocity is: a grid too coarse for what a fold needs."""
+FURTHER_VELOCITY = 3
+"""The same where a network has begun: what is left to change is finer than what it has found."""
 START = 2
 """How many times coarser than the images the velocity is that it begins with: what networks of half resolution give."""
 SMALLEST = 8
 """Voxels along an axis below which a level gets no coarser."""
 LEARNING_RATE = 0.4
 """Adam's at the start of each level, in voxels of the velocity; it falls to 0 on a half cosine."""
-FURTHER_RATE = 0.1
+FURTHER_RATE = 0.2
 """The same where a network has begun."""
 FURTHER_SMOOTHNESS = 1 / 3
 """What the weight of the change's smoothness is multiplied with there: the change is not the whole deformation."""
+FURTHER_WINDOW = 7
+"""Of the local correlation there, voxels."""
 PATIENCE = 20
 """Steps without gain at the finest level, or half of its steps if that is more, after which it ends: Adam's first
 steps, at its highest rate, may climb before they descend."""
@@ -62,7 +66,7 @@ class ChangeRegularisation:
 
 
 def instance_objective(similarity: Similarity | None = None, smoothness: float | None = None) -> PairObjective:
-    """What `optimise` minimises unless told otherwise: a similarity, and a smooth change.
+    """What `optimise` minimises from zero unless told otherwise: a similarity, and a smooth change.
 
     Args:
         similarity: a term; None is the local correlation of the images and of their edges.
@@ -85,13 +89,13 @@ def optimise(
 ) -> Registration:
     """Improve the velocity of one pair by Adam on an objective, never to a higher loss at the finest level.
 
-    What is optimised is the change of the velocity from its start, at a quarter of the images' resolution: a coarse
-    grid is itself a regulariser, and what a network knows beyond it (from labels, say) stays.
+    What is optimised is the change of the velocity from its start, at a quarter of the resolution or, with a start, at
+    a third: a coarse grid is itself a regulariser, and what a network knows beyond it (from labels, say) stays.
 
     Args:
         moving: `(1, 1, *spatial)`, 2-D or 3-D, intensities from 0 to 1.
         fixed: on the same grid.
-        objective: what is minimised; None is `instance_objective()`, less smooth with a start. At every level
+        objective: what is minimised; None is `instance_objective()`, less smooth and finer with a start. At every level
             it is called with a model that answers with the registration as it stands, whose extra `change` is the
             optimised field.
         start: velocity where to begin, `(1, N, *spatial)` voxels; None begins with zero.
@@ -106,13 +110,15 @@ def optimise(
     """
     spatial = moving.shape[2:]
     if objective is None:
-        objective = instance_objective(smoothness=None if start is None else FURTHER_SMOOTHNESS * NCC.refinement)
+        further = NCC(FURTHER_WINDOW, edges=1.0), FURTHER_SMOOTHNESS * NCC.refinement
+        objective = instance_objective() if start is None else instance_objective(*further)
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors born in inference mode know no gradients, their copies do.
         moving, fixed = moving.clone(), fixed.clone()
         # Without a start the velocity is what its change is, and need not be finer.
         begun = None if start is None else resize(start.clone(), _coarser(spatial, START))
-        change = moving.new_zeros(1, len(spatial), *_coarser(spatial, VELOCITY)).requires_grad_()
+        grid = _coarser(spatial, VELOCITY if start is None else FURTHER_VELOCITY)
+        change = moving.new_zeros(1, len(spatial), *grid).requires_grad_()
 
         def current() -> Tensor:
             return change if begun is None else begun + resize(change, begun.shape[2:])

@@ -26,6 +26,7 @@ import torch
 from scipy import ndimage
 
 import course_utils
+from course_utils.checkpoint import Checkpoint
 from course_utils.commands import app
 from course_utils.data.cohorts import load_cohort
 from course_utils.data.synthetic import make_cohort
@@ -520,7 +521,19 @@ def test_a_data_set_without_labels_is_measured_without(balls, trained, run, refu
     ]
     line = refused("train", *on(balls), "--dice-weight", 1, "--epochs", 1, "--out", tmp_path / "run")
     assert "dice_weight needs labels" in line
+    line = refused("train", *on(balls), "--painted", "--epochs", 1, "--out", tmp_path / "run")
+    assert "--painted needs label maps" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_for_any_contrast_is_trained_measured_and_used_by_a_line_each(balls, run, tmp_path):
+    out = tmp_path / "run"
+    code, _, err = run("train", *on(balls), "--painted", "--edges", "--epochs", 1, "--batch-size", 2, "--out", out)
+    assert code == 0, err
+    checkpoint = Checkpoint.load(out / "best.pt")
+    assert checkpoint.network.arguments["edges"] and "painting" in checkpoint.objective and checkpoint.knows_labels
+    code, said, _ = run("evaluate", *on(balls), "--model", out / "best.pt", "--out", tmp_path / "m.csv", "--count", 2)
+    assert code == 0 and "dice" in said
 
 
 def test_a_model_that_is_none(balls, trained, refused, tmp_path):

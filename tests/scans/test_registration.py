@@ -178,9 +178,13 @@ def test_a_network_starts_what_the_iterations_finish(scans, register, checkpoint
     assert after[60] > after[0] + 0.1
 
 
-def test_a_network_trained_with_labels_is_not_refined_unless_asked(scans, register, checkpoint, tmp_path):
-    labels = {"overlap": {"term": "Overlap", "labels": [1], "weight": 0.5}}
-    replace(Checkpoint.load(checkpoint), objective=labels).save(tmp_path / "labels.pt")
+@pytest.mark.parametrize(
+    "objective",
+    [{"overlap": {"term": "Overlap", "labels": [1], "weight": 0.5}}, {"painting": {"real": 0.5}}],
+    ids=["labels", "any contrast"],
+)
+def test_a_network_trained_with_labels_is_not_refined_unless_asked(scans, register, checkpoint, tmp_path, objective):
+    replace(Checkpoint.load(checkpoint), objective=objective).save(tmp_path / "labels.pt")
 
     def ncc(*options):
         return re.search(r"NCC \S+ -> \S+", register("--model", *options)[1])[0]
