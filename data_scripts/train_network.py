@@ -47,7 +47,6 @@ class Training:
         config: Fields of `TrainConfig`, without the budget.
         painting: Of the images that the network is shown, see `PaintedObjective`; None shows the real ones.
         made: Arguments of `make_cohort`, where the data is the built-in cohort with settings of its own.
-        start: The name of the network that ships whose weights it begins with, if any.
         not_for: What it must not be used for.
     """
 
@@ -59,7 +58,6 @@ class Training:
     config: dict[str, Any] = field(default_factory=dict)
     painting: Painting | None = None
     made: dict[str, Any] | None = None
-    start: str | None = None
     not_for: str = "diagnosis or treatment; other organs, contrasts or resolutions than its data set has"
 
 
@@ -69,14 +67,6 @@ TRAININGS = {
         "hippocampus",
         {"similarity": "ncc-edges", "smoothness": 0.25, "coarseness": 2},
         steps=3600,
-    ),
-    "hippocampus-labels": Training(
-        "cropped hippocampus MR, trained with the labels of its two halves",
-        "hippocampus",
-        {"similarity": "ncc", "smoothness": 0.5, "dice_weight": 2.0, "coarseness": 2},
-        steps=3000,
-        config={"augment": 0.3},
-        start="hippocampus",
     ),
     "brain": Training(
         "whole brains of any contrast, once the skull is removed; trained on painted images",
@@ -134,7 +124,6 @@ def main(
         out,
         network=NetworkSpec("pyramid", {"spatial_dims": len(cohort.info.shape), **training.network}),
         objective=objective if training.painting is None else PaintedObjective(objective, training.painting),
-        start=Checkpoint.load(shipped.resolve(training.start)) if training.start else None,
         config=TrainConfig(steps=steps or training.steps, validations=20, **training.config),
         device=where,
         resume=resume,
