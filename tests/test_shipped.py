@@ -181,8 +181,8 @@ def test_what_ships_does_not_contradict_itself(name):
     with torch.inference_mode():
         assert network(fixed, fixed).displacement.abs().max() < 1e-3
         assert_close(network(moving, fixed).velocity, -network(fixed, moving).velocity, atol=1e-3, rtol=0)
-    # The velocity changes its sign exactly; what is left comes from integrating it on a grid of half the size.
-    assert shipped.card(name)["figures"]["swap_voxels"] < 0.2
+    # The velocity changes its sign exactly; what is left comes from integrating it on grids.
+    assert shipped.card(name)["figures"]["swap_voxels"] <= 0.1
     assert shipped.card(name)["figures"]["self_voxels"] < 0.05
     assert shipped.card(name)["figures"]["folding_percent"] < 0.05
 
