@@ -6,7 +6,7 @@ python data_scripts/train_network.py hippocampus --out runs/hippocampus --only-m
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,6 +130,8 @@ def main(
         hooks=[ProgressLines()],
     )
     checkpoint = Checkpoint.load(result.best)
+    data = {**checkpoint.card.source, "data_root": None}  # where the data lay here is nobody's business
+    checkpoint = replace(checkpoint, card=replace(checkpoint.card, source=data))
     checkpoint.save(place)
     card = describe(place) | measure(Checkpoint.load(place), cohort, where)
     validated = result.history.dropna(subset=[c for c in result.history if c.startswith("validation_loss")])
