@@ -25,6 +25,7 @@ from course_utils.checkpoint import Checkpoint
 from course_utils.data.folder_facts import labels_of
 from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.data.pairs import Pair
+from course_utils.data.volumes import read_grid
 from course_utils.errors import CourseError
 from course_utils.fields import compose, invert, warp
 
@@ -141,18 +142,21 @@ def evaluate_checkpoint(
         device: Where the network runs.
 
     Returns:
-        The table of `evaluate`; with the target registration error
-        where the true deformation of the pairs is known (of the built-in cohort).
+        The table of `evaluate`; with the target registration error where the true deformation of the pairs is known (of
+        the built-in cohort) on the network's grid.
 
     Raises:
         CourseError: a file cannot be used, and whatever `evaluate` raises.
     """
     subjects = [subject for pair in pairs for subject in (pair.fixed, pair.moving)]
     loaded = load_subjects(subjects, checkpoint.card.recipe, strict=True)
-    truth = all(subject.velocity is not None for subject in subjects)
+    recipe = checkpoint.card.recipe
+    truth = all(
+        subject.velocity is not None and read_grid(subject.image, len(recipe.shape))[0].shape == recipe.shape
+        for subject in subjects
+    )
     dataset = PairDataset(loaded, pairs, truth=truth)
     items = (dataset[index] for index in range(len(dataset)))
-    recipe = checkpoint.card.recipe
     labels = labels or checkpoint.card.labels or labels_of(subjects, len(recipe.shape))
     return evaluate(checkpoint.model(), items, labels, recipe.spacing, device=device)
 

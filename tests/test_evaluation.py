@@ -13,9 +13,13 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.recipe import Recipe
+from course_utils.data.synthetic import make_cohort
 from course_utils.errors import CourseError
-from course_utils.evaluation import evaluate, paired_comparison, readable, summarise
+from course_utils.evaluation import evaluate, evaluate_checkpoint, paired_comparison, readable, summarise
 from course_utils.fields import warp
+from tests.checkpoints import checkpoint
 
 COLUMNS = [
     *("pair", "structure", "dice_before", "dice_after", "hd_mm_before", "hd_mm_after"),
@@ -173,6 +177,17 @@ def test_tre_stands_where_the_truth_is_known_and_is_measured_inside_the_labels()
     np.testing.assert_allclose(table.loc["known", "tre_mm_after"], math.sqrt(3**2 + 2**2), rtol=1e-6)
     assert table.loc["unknown", TRE].isna().all(axis=None)
     assert list(evaluate(do_nothing, [unknown], LABELS, 1.0).columns) == COLUMNS
+
+
+def test_tre_is_left_out_where_the_network_works_on_another_grid_than_the_truth(tmp_path):
+    make_cohort(tmp_path / "synthetic", subjects=6, spacing=6)
+    cohort = load_cohort("synthetic", tmp_path, download=False)
+    pairs = cohort.pairs("train", "random", count=2)
+    columns = {
+        shape: set(evaluate_checkpoint(checkpoint(Recipe(shape, (6.0, 6.0, 6.0))), pairs))
+        for shape in ((32, 48, 32), (32, 40, 32))
+    }
+    assert columns[32, 48, 32] - columns[32, 40, 32] == set(TRE)
 
 
 def test_monai_tensors_measure_like_plain_ones():

@@ -36,12 +36,12 @@ def brains(
 
     In a second table the fixed brain is dark where it was bright, which is about what T2 makes of T1.
     """
-    label, target = read_labels(moving_label), read_labels(fixed_label).data[None]
+    label, target = read_labels(moving_label), read_labels(fixed_label).data
     values, counts = target.unique(return_counts=True)
     structures = [int(value) for value, count in zip(values, counts, strict=True) if value > 0 and count >= smallest]
 
     def dice(moved: Tensor) -> float:
-        return metrics.dice(moved[None], target, structures).nanmean().item()
+        return metrics.dice(moved, target, structures).nanmean().item()
 
     with tempfile.TemporaryDirectory() as folder:
         other = Path(folder) / "inverted.nii.gz"
@@ -68,11 +68,11 @@ def brains(
 def _timed(
     method: Callable[..., Any], moving: Volume, fixed: Volume, label: Volume, dice: Callable[..., float]
 ) -> dict:
-    images = [image.data[None] / image.data.max() for image in (moving, fixed)]
+    images = [image.data / image.data.max() for image in (moving, fixed)]
     begun = time.monotonic()
     displacement = method(*images).displacement
     seconds = time.monotonic() - begun
-    moved = warp(label.data[None], displacement, mode="nearest", padding="zeros")[0]
+    moved = warp(label.data, displacement, mode="nearest", padding="zeros")
     return {"Dice": dice(moved), "seconds": seconds, "folding %": metrics.folding_percent(displacement).item()}
 
 

@@ -32,7 +32,7 @@ def test_a_grid_that_is_too_small_for_the_network(tmp_path, architecture):
 @pytest.mark.slow
 def test_a_network_remembers_all_whom_it_has_seen(tmp_path):
     """Trained on one split and further on another, it has learnt from the subjects of both."""
-    make_cohort(tmp_path / "synthetic", subjects=12, spacing=10.0)
+    make_cohort(tmp_path / "synthetic", subjects=12, spacing=6.0)
     options = {"objective": pair_objective("ssd"), "config": TrainConfig(steps=1), "hooks": []}
     network = NetworkSpec("voxelmorph", {"spatial_dims": 3, "features": [4, 4]})
     cohorts = [load_cohort("synthetic", tmp_path, seed=seed) for seed in (0, 1)]
