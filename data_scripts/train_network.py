@@ -1,4 +1,4 @@
-"""Train a network that ships with the package again, measure it, and write its weights and its card.
+"""Train a network that ships with the package again, or might, measure it, and write its weights and its card.
 
 python data_scripts/train_network.py hippocampus --out runs/hippocampus
 python data_scripts/train_network.py hippocampus --out runs/hippocampus --resume
