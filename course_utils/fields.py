@@ -163,6 +163,17 @@ def gradient_magnitude(image: Tensor, epsilon: float = 1e-3) -> Tensor:
     return torch.sqrt(torch.stack(squares).sum(0) + epsilon**2)
 
 
+def box_mean(image: Tensor, window: int) -> Tensor:
+    """Mean over a cube of `window` voxels around each voxel, of the voxels that lie in the image `(B, C, *spatial)`."""
+    for axis in range(2, image.ndim):
+        position = torch.arange(image.shape[axis], device=image.device)
+        band = ((position[:, None] - position).abs() <= window // 2).float()
+        # A product with a banded matrix: on the axes of a volume far faster than a convolution or a running sum.
+        means = torch.einsum("ij,...j->...i", band / band.sum(1, keepdim=True), image.movedim(axis, -1))
+        image = means.movedim(-1, axis)
+    return image
+
+
 def edges(image: Tensor, window: int = 9, floor: float = 0.2) -> Tensor:
     """Where the edges of an image `(B, C, *spatial)` are, not how strong: the same of the image, of its negative and of
     either at another brightness.
@@ -170,16 +181,11 @@ def edges(image: Tensor, window: int = 9, floor: float = 0.2) -> Tensor:
     The length of the gradient is divided by its root mean square in a cube of `window` voxels around each voxel, and
     `floor` is the share of the whole image's that is added to it, so that noise in a flat place is no edge.
     """
-    image = image.float()
-    squares = torch.stack([derivative.square() for derivative in gradient(image)]).sum(0)
-    around = squares
-    pooling = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
-    for axis in range(image.ndim - 2):
-        size = [window if axis == other else 1 for other in range(image.ndim - 2)]
-        padding = [n // 2 for n in size]
-        around = pooling(around, size, stride=1, padding=padding, count_include_pad=False)
-    whole = squares.mean(tuple(range(2, image.ndim)), keepdim=True)
-    return torch.sqrt(squares / (around + floor**2 * whole).clamp(min=1e-12) + 1e-6)
+    with torch.autocast(image.device.type, enabled=False):
+        squares = torch.stack([derivative.square() for derivative in gradient(image)]).sum(0)
+        whole = squares.mean(tuple(range(2, image.ndim)), keepdim=True)
+        around = box_mean(squares, window) + floor**2 * whole
+        return torch.sqrt(squares / around.clamp(min=1e-12))
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_utils.fields import jacobian_determinant
+from course_utils.fields import box_mean, jacobian_determinant
 
 
 def ssd_loss(moved: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -51,9 +51,9 @@ def ncc_loss(
         moved, fixed = (image.float() - image.float().mean(axes, keepdim=True) for image in (moved, fixed))
         products = torch.cat([moved, fixed, moved * moved, fixed * fixed, moved * fixed], dim=1)
         if weight is None:
-            means = _box_mean(products, window)
+            means = box_mean(products, window)
         else:
-            means = _box_mean(products * weight, window) / _box_mean(weight.float(), window).clamp(min=1e-6)
+            means = box_mean(products * weight, window) / box_mean(weight.float(), window).clamp(min=1e-6)
         mean_m, mean_f, mean_mm, mean_ff, mean_mf = means.chunk(5, dim=1)
         covariance = mean_mf - mean_m * mean_f
         # Rounding can leave a flat window with a variance just below zero.
@@ -122,18 +122,6 @@ def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
         return values.mean()
     weight = weight.float().expand_as(values)
     return (values * weight).sum() / weight.sum().clamp(min=1e-6)
-
-
-def _box_mean(images: Tensor, window: int) -> Tensor:
-    """Mean over a cube around each voxel, of the voxels that lie in the image."""
-    for axis in range(2, images.ndim):
-        position = torch.arange(images.shape[axis], device=images.device)
-        band = ((position[:, None] - position).abs() <= window // 2).float()
-        # A product with a banded matrix: on the axes of a volume far faster than a convolution or a running sum.
-        images = torch.einsum("ij,...j->...i", band / band.sum(1, keepdim=True), images.movedim(axis, -1)).movedim(
-            -1, axis
-        )
-    return images
 
 
 def _neighbours(field: Tensor, axis: int) -> tuple[Tensor, Tensor]:

@@ -142,6 +142,5 @@ def _lines(numbers: Mapping[str, float]) -> str:
 def _settings(term: Any) -> str:
     if not isinstance(term, Mapping):
         return str(term)
-    settings = {name.replace("_", " "): value for name, value in term.items() if name != "term"}
-    named = [str(term["term"])] if "term" in term else []  # how images are painted is no term
-    return ", ".join([*named, *(f"{name} {value}" for name, value in settings.items())])
+    settings = {name: value for name, value in term.items() if name != "term"}
+    return ", ".join([str(term["term"]), *(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())])

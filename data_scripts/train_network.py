@@ -25,7 +25,7 @@ from course_utils.data.synthetic import make_cohort
 from course_utils.errors import CourseError
 from course_utils.evaluation import evaluate_checkpoint, summarise
 from course_utils.files import replacing
-from course_utils.model_card import describe
+from course_utils.model_card import describe, passed_on
 from course_utils.networks import NetworkSpec
 from course_utils.objectives import PaintedObjective, Painting, pair_objective
 from course_utils.training import ProgressLines, TrainConfig, train_cohort
@@ -116,9 +116,12 @@ def main(
     objective = pair_objective(**training.objective, labels=cohort.info.labels)
     typer.echo(line, err=True)
     if only_measure:
+        if not place.is_file():
+            raise CourseError(f"{place} does not exist: train the network first, or name another folder, --weights")
         known = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
         write(known | measure(Checkpoint.load(place), cohort, where), place.with_suffix(".json"))
         return
+    weights.mkdir(parents=True, exist_ok=True)  # not a thing to fail at after the training
     result = train_cohort(
         cohort,
         out,
@@ -130,9 +133,7 @@ def main(
         hooks=[ProgressLines()],
     )
     checkpoint = Checkpoint.load(result.best)
-    data = {**checkpoint.card.source, "data_root": None}  # where the data lay here is nobody's business
-    checkpoint = replace(checkpoint, card=replace(checkpoint.card, source=data))
-    checkpoint.save(place)
+    replace(checkpoint, card=passed_on(checkpoint.card)).save(place)
     card = describe(place) | measure(Checkpoint.load(place), cohort, where)
     validated = result.history.dropna(subset=[c for c in result.history if c.startswith("validation_loss")])
     card |= {

@@ -22,9 +22,9 @@ def scene(shape, batch=1):
     label = torch.zeros(batch, 1, *shape, dtype=torch.int16)
     label[..., 4:-4, 4 : shape[-1] // 2] = 1
     label[..., 4:-4, shape[-1] // 2 : -4] = 3  # values may be missing
-    smooth = torch.nn.functional.max_pool2d if len(shape) == 2 else torch.nn.functional.max_pool3d
+    largest = F.max_pool2d if len(shape) == 2 else F.max_pool3d
     inside = {
-        value: smooth((label != value).float(), 3, stride=1, padding=1) == 0 for value in (0, 1, 3)
+        value: largest((label != value).float(), 3, stride=1, padding=1) == 0 for value in (0, 1, 3)
     }  # no neighbour of another structure: not blurred
     return image, label, inside
 

@@ -64,8 +64,8 @@ class Term(Protocol):
     def __call__(self, registration: Registration, batch: Batch) -> Tensor: ...
 
 
-def describe_term(term: Term) -> dict[str, Any]:
-    """The name of a term's class and its fields, as plain values."""
+def describe_term(term: object) -> dict[str, Any]:
+    """The name of a term's class and its fields, as plain values; also of a setting that is no term."""
     settings = dataclasses.asdict(term) if dataclasses.is_dataclass(term) and not isinstance(term, type) else {}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     return {"term": type(term).__name__, **plain}

@@ -1,6 +1,5 @@
 """A network for any contrast: it is shown images painted at random, and what is compared are the real ones."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_utils.objectives.base import Batch, Model, Objective, Outcome
+from course_utils.fields import box_mean
+from course_utils.objectives.base import Batch, Model, Objective, Outcome, describe_term
 from course_utils.objectives.pair import PairObjective
 from course_utils.objectives.terms import LABELS
 
@@ -55,7 +55,8 @@ def paint(image: Tensor, label: Tensor, painting: Painting) -> Tensor:
     """
     shape, spatial = image.shape, image.shape[2:]
     batch, device = shape[0], image.device
-    axes = (-1,) + (1,) * (len(spatial) + 1)
+    one_each = (-1, *[1] * (len(spatial) + 1))  # a number for each image of the batch
+    whole = tuple(range(1, image.ndim))
     structure = label.long().flatten(1)
     count = int(structure.max()) + 1
 
@@ -74,18 +75,15 @@ def paint(image: Tensor, label: Tensor, painting: Painting) -> Tensor:
     )
     painted = painted + each(uniform(0, painting.noise, batch, count)) * torch.randn(shape, device=device)
     empty = (image <= 0) & (label == 0)
-    painted = torch.where(empty, painted.amin(tuple(range(1, painted.ndim)), keepdim=True), painted)
-    smooth = F.avg_pool3d if len(spatial) == 3 else F.avg_pool2d
-    blurred = smooth(painted, 3, stride=1, padding=1, count_include_pad=False)
-    painted = torch.lerp(painted, blurred, uniform(0, 1, batch).view(axes))
+    painted = torch.where(empty, painted.amin(whole, keepdim=True), painted)
+    painted = torch.lerp(painted, box_mean(painted, 3), uniform(0, 1, batch).view(one_each))
     shade = torch.randn(batch, 1, *[painting.knots] * len(spatial), device=device)
-    shade = shade * uniform(0, painting.bias, batch).view(axes)
+    shade = shade * uniform(0, painting.bias, batch).view(one_each)
     shade = F.interpolate(shade, size=spatial, mode="trilinear" if len(spatial) == 3 else "bilinear")
-    low, high = (getattr(painted, bound)(tuple(range(1, painted.ndim)), keepdim=True) for bound in ("amin", "amax"))
-    painted = (painted - low) / (high - low).clamp(min=1e-6) * shade.exp()
-    painted = painted / painted.amax(tuple(range(1, painted.ndim)), keepdim=True).clamp(min=1e-6)
-    painted = painted ** torch.exp(painting.gamma * torch.randn(batch, device=device)).view(axes)
-    return torch.where(uniform(0, 1, batch).view(axes) < painting.real, image, painted)
+    painted = (painted - painted.amin(whole, keepdim=True)) * shade.exp()
+    painted = painted / painted.amax(whole, keepdim=True).clamp(min=1e-6)
+    painted = painted ** torch.exp(painting.gamma * torch.randn(batch, device=device)).view(one_each)
+    return torch.where(uniform(0, 1, batch).view(one_each) < painting.real, image, painted)
 
 
 @dataclass(frozen=True)
@@ -119,4 +117,4 @@ class PaintedObjective(Objective):
 
     def describe(self) -> dict[str, Any]:
         """See `Objective`."""
-        return {**self.pair.describe(), "painting": dataclasses.asdict(self.painting)}
+        return {**self.pair.describe(), "painting": describe_term(self.painting)}

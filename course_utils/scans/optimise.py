@@ -22,28 +22,36 @@ from course_utils.networks import Registration
 from course_utils.objectives import NCC, Batch, Objective, PairObjective, Similarity
 from course_utils.schedule import half_cosine, share_out
 
-RESOLUTIONS = ((4, 0.3), (2, 0.35), (1, 0.35))
-"""How many times coarser than the images each level is, and its share of the iterations."""
-FURTHER = ((2, 0.6), (1, 0.4))
-"""The same where a network has begun: coarser levels know less than it does, and would throw its lead away."""
+
+@dataclass(frozen=True)
+class Descent:
+    """How `optimise` seeks the velocity of a pair.
+
+    Attributes:
+        levels: How many times coarser than the images each level is, and its share of the iterations.
+        coarseness: How many times coarser than the images what is optimised is: too coarse for what a fold needs.
+        rate: Adam's at the start of each level, in voxels of the velocity; it falls to 0 on a half cosine.
+        window: Of the local correlation, voxels.
+        smoothness: What the similarity's weight of the smoothness is multiplied with.
+    """
+
+    levels: Sequence[tuple[float, float]]
+    coarseness: float
+    rate: float
+    window: int
+    smoothness: float
+
+
+FROM_ZERO = Descent(((4, 0.3), (2, 0.35), (1, 0.35)), coarseness=4, rate=0.4, window=9, smoothness=1.0)
+FURTHER = Descent(((2, 0.6), (1, 0.4)), coarseness=3, rate=0.2, window=7, smoothness=1 / 3)
+"""Where a network has begun: coarser levels know less than it does, and steps as large would throw its lead away.
+What is left to change is finer than what it has found, and not the whole deformation."""
 LARGEST_LEVEL = 2**21
 """Voxels. A step at the full resolution of a brain of 1 mm takes seconds."""
-VELOCITY = 4
-"""How many times coarser than the images the optimised velocity is: a grid too coarse for what a fold needs."""
-FURTHER_VELOCITY = 3
-"""The same where a network has begun: what is left to change is finer than what it has found."""
 START = 2
 """How many times coarser than the images the velocity is that it begins with: what networks of half resolution give."""
 SMALLEST = 8
 """Voxels along an axis below which a level gets no coarser."""
-LEARNING_RATE = 0.4
-"""Adam's at the start of each level, in voxels of the velocity; it falls to 0 on a half cosine."""
-FURTHER_RATE = 0.2
-"""The same where a network has begun."""
-FURTHER_SMOOTHNESS = 1 / 3
-"""What the weight of the change's smoothness is multiplied with there: the change is not the whole deformation."""
-FURTHER_WINDOW = 7
-"""Of the local correlation there, voxels."""
 PATIENCE = 20
 """Steps without gain at the finest level, or half of its steps if that is more, after which it ends: Adam's first
 steps, at its highest rate, may climb before they descend."""
@@ -66,13 +74,13 @@ class ChangeRegularisation:
 
 
 def instance_objective(similarity: Similarity | None = None, smoothness: float | None = None) -> PairObjective:
-    """What `optimise` minimises from zero unless told otherwise: a similarity, and a smooth change.
+    """What `optimise` minimises, from zero and unless told otherwise: a similarity, and a smooth change.
 
     Args:
         similarity: a term; None is the local correlation of the images and of their edges.
         smoothness: weight of the change's diffusion loss; None takes the similarity's default for refinement.
     """
-    similarity = NCC(edges=1.0) if similarity is None else similarity
+    similarity = NCC(FROM_ZERO.window, edges=1.0) if similarity is None else similarity
     weight = similarity.refinement if smoothness is None else smoothness
     return PairObjective({"similarity": (1.0, similarity), "regularisation": (weight, ChangeRegularisation())})
 
@@ -102,23 +110,23 @@ def optimise(
         masks: `moving_mask` and `fixed_mask`, either or both, of the images' shape: 1 where a voxel counts in the
             similarity, 0 where not.
         iterations: steps at most, shared out to the levels; the finest ends where nothing is gained any more.
-        levels: as `RESOLUTIONS`; `[(1, 1.0)]` is a single one. None takes `RESOLUTIONS`, or `FURTHER` with a start,
-            without those that would have more than `LARGEST_LEVEL` voxels; where none is left, the coarsest.
+        levels: as `Descent.levels`; `[(1, 1.0)]` is a single one. None takes those of `FROM_ZERO`, or of `FURTHER` with
+            a start, without those that would have more than `LARGEST_LEVEL` voxels; where none is left, the coarsest.
 
     Returns:
         The registration, without gradients.
     """
     spatial = moving.shape[2:]
+    descent = FROM_ZERO if start is None else FURTHER
     if objective is None:
-        further = NCC(FURTHER_WINDOW, edges=1.0), FURTHER_SMOOTHNESS * NCC.refinement
-        objective = instance_objective() if start is None else instance_objective(*further)
+        similarity = NCC(descent.window, edges=1.0)
+        objective = instance_objective(similarity, descent.smoothness * similarity.refinement)
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors born in inference mode know no gradients, their copies do.
         moving, fixed = moving.clone(), fixed.clone()
         # Without a start the velocity is what its change is, and need not be finer.
         begun = None if start is None else resize(start.clone(), _coarser(spatial, START))
-        grid = _coarser(spatial, VELOCITY if start is None else FURTHER_VELOCITY)
-        change = moving.new_zeros(1, len(spatial), *grid).requires_grad_()
+        change = moving.new_zeros(1, len(spatial), *_coarser(spatial, descent.coarseness)).requires_grad_()
 
         def current() -> Tensor:
             return change if begun is None else begun + resize(change, begun.shape[2:])
@@ -128,11 +136,9 @@ def optimise(
             displacement = resize(integrate(velocity), moving.shape[2:])
             return Registration(warp(moving, displacement), displacement, velocity, {"change": change})
 
-        rate = LEARNING_RATE if start is None else FURTHER_RATE
         if levels is None:
-            choice = RESOLUTIONS if start is None else FURTHER
-            fitting = [level for level in choice if math.prod(_coarser(spatial, level[0])) <= LARGEST_LEVEL]
-            levels = fitting or RESOLUTIONS[:1]
+            fitting = [level for level in descent.levels if math.prod(_coarser(spatial, level[0])) <= LARGEST_LEVEL]
+            levels = fitting or FROM_ZERO.levels[:1]
 
         def loss_at(factor: float) -> Callable[[], Tensor]:
             batch = {
@@ -143,10 +149,10 @@ def optimise(
 
         counts = share_out(iterations, [share for _, share in levels])
         for (factor, _), steps in zip(levels[:-1], counts[:-1], strict=True):
-            for _ in _descend(loss_at(factor), change, steps, rate):
+            for _ in _descend(loss_at(factor), change, steps, descent.rate):
                 pass
         if iterations:
-            change = _least(loss_at(levels[-1][0]), change, counts[-1], rate)
+            change = _least(loss_at(levels[-1][0]), change, counts[-1], descent.rate)
     with torch.no_grad():
         # Integrated again at full resolution, where exp(-v) undoes exp(v) best.
         velocity = resize(current(), spatial)

@@ -10,7 +10,7 @@ from course_utils.fields import integrate, resize, warp
 from course_utils.losses import diffusion_loss, ncc_loss, ssd_loss
 from course_utils.metrics import folding_percent, target_registration_error
 from course_utils.objectives import NCC, SSD, Objective, Outcome
-from course_utils.scans.optimise import RESOLUTIONS, instance_objective, optimise
+from course_utils.scans.optimise import FROM_ZERO, instance_objective, optimise
 
 pytestmark = pytest.mark.slow
 
@@ -161,7 +161,7 @@ def test_coarse_to_fine_reaches_further():
     fixed = warp(moving, truth)
     reach = {
         name: error(optimise(moving, fixed, levels=levels).displacement, truth)
-        for name, levels in {"one": [(1, 1.0)], "three": RESOLUTIONS}.items()
+        for name, levels in {"one": [(1, 1.0)], "three": FROM_ZERO.levels}.items()
     }
     assert reach["three"] < 0.5 * reach["one"]
 
@@ -190,7 +190,7 @@ def test_it_runs_where_evaluation_calls_it():
 def test_a_level_too_large_for_a_cpu_is_left_out(monkeypatch):
     moving, fixed, _ = pair()
     monkeypatch.setattr("course_utils.scans.optimise.LARGEST_LEVEL", 16 * 14 * 15)  # of half resolution
-    assert_close(optimise(moving, fixed).velocity, optimise(moving, fixed, levels=RESOLUTIONS[:2]).velocity)
+    assert_close(optimise(moving, fixed).velocity, optimise(moving, fixed, levels=FROM_ZERO.levels[:2]).velocity)
 
 
 @pytest.mark.parametrize("begins", [False, True], ids=["zero", "start"])

@@ -180,7 +180,7 @@ def test_a_network_starts_what_the_iterations_finish(scans, register, checkpoint
 
 @pytest.mark.parametrize(
     "objective",
-    [{"overlap": {"term": "Overlap", "labels": [1], "weight": 0.5}}, {"painting": {"real": 0.5}}],
+    [{"overlap": {"term": "Overlap", "labels": [1], "weight": 0.5}}, {"painting": {"term": "Painting", "real": 0.5}}],
     ids=["labels", "any contrast"],
 )
 def test_a_network_trained_with_labels_is_not_refined_unless_asked(scans, register, checkpoint, tmp_path, objective):
