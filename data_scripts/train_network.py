@@ -107,6 +107,8 @@ def main(
     if name not in TRAININGS:
         raise CourseError(f"no training called '{name}': choose from {', '.join(TRAININGS)}")
     training, where, place = TRAININGS[name], device_of(device), weights / f"{name}.safetensors"
+    if only_measure and not place.is_file():
+        raise CourseError(f"{place} does not exist: train the network first, or name another folder, --weights")
     root = None
     if training.made is not None:
         root = str(out / "data")
@@ -116,8 +118,6 @@ def main(
     objective = pair_objective(**training.objective, labels=cohort.info.labels)
     typer.echo(line, err=True)
     if only_measure:
-        if not place.is_file():
-            raise CourseError(f"{place} does not exist: train the network first, or name another folder, --weights")
         known = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
         write(known | measure(Checkpoint.load(place), cohort, where), place.with_suffix(".json"))
         return

@@ -139,7 +139,8 @@ def _network_fault(url: str, error: requests.RequestException, part: Path) -> st
         return f"{url} is not an address to download from: give one that begins with https://"
     if isinstance(error, requests.Timeout):
         return f"{host} does not answer: check the network, then {again}"
-    reason = re.sub(r"\s+", " ", str(error)).rstrip("')").rsplit(": ", 1)[-1]
+    cause = getattr(error.args[0], "reason", error) if error.args else error  # urllib3's, without what wraps it
+    reason = re.sub(r"\s+", " ", str(cause)).rsplit(": ", 1)[-1]
     return f"no connection to {host} ({reason}): check the network, then {again}"
 
 
