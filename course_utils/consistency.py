@@ -17,13 +17,16 @@ EDGE = 4
 
 
 @torch.inference_mode()
-def consistency(model: Callable[[Tensor, Tensor], Any], pairs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def consistency(
+    model: Callable[[Tensor, Tensor], Any], pairs: Iterable[Mapping[str, Any]], device: torch.device | str = "cpu"
+) -> pd.DataFrame:
     """How far a registration contradicts itself.
 
     Args:
         model: `model(moving, fixed)` on float32 `(1, 1, *spatial)`, answering with an object whose `displacement` is
             `(1, N, *spatial)` in voxels.
         pairs: Items with `fixed` and `moving`, `(1, *spatial)`, and `name`, of more than 8 voxels along each axis.
+        device: Where the model is.
 
     Returns:
         A row for each pair: `pair`; `swap_voxels`, how far on average a voxel ends from its place after the map and
@@ -31,7 +34,7 @@ def consistency(model: Callable[[Tensor, Tensor], Any], pairs: Iterable[Mapping[
     """
     rows = []
     for item in pairs:
-        moving, fixed = item["moving"][None], item["fixed"][None]
+        moving, fixed = (item[side][None].to(device) for side in ("moving", "fixed"))
         inside = (..., *[slice(EDGE, n - EDGE) for n in fixed.shape[2:]])
         there, back = model(moving, fixed).displacement, model(fixed, moving).displacement
         row = {"swap_voxels": compose(there, back), "self_voxels": model(fixed, fixed).displacement}

@@ -7,7 +7,7 @@ The table has one row for each pair and structure, so any question about it is o
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from course_utils import losses, metrics
 from course_utils.checkpoint import Checkpoint
+from course_utils.consistency import consistency
 from course_utils.data.folder_facts import labels_of
 from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.data.pairs import Pair
@@ -142,8 +143,9 @@ def evaluate_checkpoint(
         device: Where the network runs.
 
     Returns:
-        The table of `evaluate`; with the target registration error where the true deformation of the pairs is known (of
-        the built-in cohort) on the network's grid.
+        The table of `evaluate`, and with each pair what `consistency` says of it: swap_voxels, self_voxels. With the
+        target registration error where the true deformation of the pairs is known (of the built-in cohort) on the
+        network's grid.
 
     Raises:
         CourseError: a file cannot be used, and whatever `evaluate` raises.
@@ -156,9 +158,14 @@ def evaluate_checkpoint(
         for subject in subjects
     )
     dataset = PairDataset(loaded, pairs, truth=truth)
-    items = (dataset[index] for index in range(len(dataset)))
     labels = labels or checkpoint.card.labels or labels_of(subjects, len(recipe.shape))
-    return evaluate(checkpoint.model(), items, labels, recipe.spacing, device=device)
+    model = checkpoint.model()
+
+    def items() -> Iterator[Mapping[str, Any]]:
+        return (dataset[index] for index in range(len(dataset)))
+
+    table = evaluate(model, items(), labels, recipe.spacing, device=device)
+    return table.merge(consistency(model, items(), device), on="pair")
 
 
 def _tensor(item: Mapping[str, Any], key: str, device: torch.device) -> Tensor:

@@ -17,9 +17,7 @@ from course_utils import shipped
 from course_utils.checkpoint import Checkpoint
 from course_utils.commands.ending import run
 from course_utils.commands.settings import device as device_of
-from course_utils.consistency import consistency
 from course_utils.data.cohorts import Cohort
-from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.data.source import Source
 from course_utils.data.synthetic import make_cohort
 from course_utils.errors import CourseError
@@ -167,11 +165,7 @@ def measure(checkpoint: Checkpoint, cohort: Cohort, device: str) -> dict[str, An
     pairs = cohort.distinct_pairs("test", PAIRS)
     table = evaluate_checkpoint(checkpoint, pairs, device=device)
     mean = summarise(table).loc["overall"].xs("mean", level=1)
-    few = pairs[:10]
-    loaded = load_subjects([subject for pair in few for subject in (pair.fixed, pair.moving)], checkpoint.card.recipe)
-    items = PairDataset(loaded, few)
-    sane = consistency(checkpoint.model(), (items[index] for index in range(len(items)))).mean(numeric_only=True)
-    figures = {key: round(float(value), 4) for key, value in {**mean, **sane}.items()}
+    figures = {key: round(float(value), 4) for key, value in mean.items()}
     return {
         "figures": {"pairs": len(pairs), **figures},
         "summary": f"Dice {mean.dice_before:.3f} -> {mean.dice_after:.3f}, HD95 {mean.hd95_mm_after:.2f} mm",

@@ -46,10 +46,17 @@ def register(
     ] = "moved,moved_label",
     model: Annotated[Path | None, typer.Option(help=MODEL)] = None,
     no_model: Annotated[bool, typer.Option("--no-model", help="Register by optimisation alone.")] = False,
-    affine: Annotated[bool, typer.Option("--affine", help="Align with 12 parameters first.")] = False,
+    affine: Annotated[
+        bool | None,
+        typer.Option(
+            "--affine/--no-affine",
+            help="Align with 12 parameters first.",
+            show_default="where the scans do not lie on each other",
+        ),
+    ] = None,
     affine_similarity: Annotated[
         AffineSimilarity,
-        typer.Option(help="What --affine compares: correlation, or mi for scans of different contrast."),
+        typer.Option(help="What the alignment compares: correlation, or mi for scans of different contrast."),
     ] = AffineSimilarity.correlation,
     iterations: Annotated[
         int | None,
@@ -71,10 +78,10 @@ def register(
 ) -> None:
     """Register two scans, or many pairs, with a network, by optimisation, or both.
 
-    Shapes, spacings, orientations and origins may differ; the affines say where the scans are. --affine is for scans
-    that do not lie on each other yet. Results lie on the fixed scan's grid and keep the moving scan's data type. Fields
-    of the layout itk hold affine and deformation in one, and antsApplyTransforms or SimpleITK apply them alone. Files
-    are NIfTI, MGZ, NRRD or MetaImage, by their names.
+    Shapes, spacings, orientations and origins may differ; the affines say where the scans are, and scans that do not
+    lie on each other there are aligned first. Results lie on the fixed scan's grid and keep the moving scan's data
+    type. Fields of the layout itk hold affine and deformation in one, and antsApplyTransforms or SimpleITK apply them
+    alone. Files are NIfTI, MGZ, NRRD or MetaImage, by their names.
 
     \b
     Example:
@@ -87,7 +94,8 @@ def register(
     one_pair = {"moving": moving, "fixed": fixed, "moving_label": moving_label, **results}
     one_pair |= {"moving_mask": moving_mask, "fixed_mask": fixed_mask}
     options = {
-        "affine": affine_similarity.value if affine else None,
+        "affine": affine,
+        "affine_similarity": affine_similarity.value,
         "iterations": iterations,
         "layout": layout.value,
         "as_images": as_images,

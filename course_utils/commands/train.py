@@ -15,7 +15,17 @@ from course_utils.commands.settings import device as device_of
 from course_utils.data.source import Source
 from course_utils.errors import CourseError
 from course_utils.networks import ARCHITECTURES, NetworkSpec
-from course_utils.objectives import REGULARISERS, SIMILARITIES, PaintedObjective, pair_objective
+from course_utils.objectives import (
+    CONSISTENCIES,
+    REGULARISERS,
+    SIMILARITIES,
+    Consistent,
+    InverseToo,
+    Objective,
+    PaintedObjective,
+    PairObjective,
+    pair_objective,
+)
 from course_utils.training import TensorBoard, TrainConfig, train_cohort
 from course_utils.training.config import AMP
 from course_utils.training.hooks import progress_hook
@@ -23,6 +33,7 @@ from course_utils.training.hooks import progress_hook
 Loss = StrEnum("Loss", list(SIMILARITIES))
 Architecture = StrEnum("Architecture", list(ARCHITECTURES))
 Regulariser = StrEnum("Regulariser", list(REGULARISERS))
+Bidirectional = StrEnum("Bidirectional", {name: name for name in ("inverse", *CONSISTENCIES)})
 LossGrid = StrEnum("LossGrid", {"half": "half", "full": "full"})
 Amp = StrEnum("Amp", {name: name for name in ("auto", *AMP)})
 ARCHITECTURE = Architecture["pyramid"]
@@ -56,6 +67,21 @@ def train(
         LossGrid,
         typer.Option(help="Grid that the loss is computed on; half the images' size takes an eighth of the work."),
     ] = LossGrid.half,
+    bidirectional: Annotated[
+        Bidirectional | None,
+        typer.Option(
+            help="Judge both directions of every pair. inverse takes one map and its inverse; icon and gradicon "
+            "register twice, and what the two maps lack of being inverses, or the changes of that, costs too."
+        ),
+    ] = None,
+    consistency_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of that cost.",
+            min=0,
+            show_default=", ".join(f"{weight:g} of {name}" for name, (_, weight) in CONSISTENCIES.items()),
+        ),
+    ] = None,
     init: Annotated[
         Path | None,
         typer.Option(
@@ -145,8 +171,18 @@ def train(
     if init is not None and (chosen or architecture is not None):
         raise CourseError("--init has a network of its own: leave out the options that choose another")
     start = None if init is None else Checkpoint.load(init)
-    if antisymmetric is None and not dice_weight:
+    if antisymmetric is None and start is None and not dice_weight and bidirectional not in CONSISTENCIES:
         chosen["antisymmetric"] = True
+    arguments = chosen if start is None else start.network.arguments
+    if bidirectional in CONSISTENCIES and arguments.get("antisymmetric"):
+        raise CourseError(
+            f"--bidirectional {bidirectional} asks a network for what an antisymmetric one has by construction: "
+            "take --one-way, or --bidirectional inverse"
+        )
+    if consistency_weight is not None and bidirectional not in CONSISTENCIES:
+        raise CourseError("--consistency-weight belongs to --bidirectional icon or gradicon: add it, or leave it out")
+    if painted and bidirectional is not None:
+        raise CourseError("--painted and --bidirectional are two ways to train: give one of them")
     where = device_of(device)
     cohort, line = source.load(like=None if start is None else start.card.recipe)
     if not Settings.current().quiet:
@@ -169,7 +205,7 @@ def train(
         out,
         network=NetworkSpec((architecture or ARCHITECTURE).value, {"spatial_dims": len(cohort.info.shape), **chosen}),
         start=start,
-        objective=PaintedObjective(objective) if painted else objective,
+        objective=_whole_objective(objective, painted, bidirectional, consistency_weight),
         config=TrainConfig(
             steps=steps,
             minutes=MINUTES if minutes is None and steps is None else minutes,
@@ -193,3 +229,17 @@ def train(
         f"{int(last.step)} steps in {last.seconds / 60:.1f} minutes, loss {last.loss:.4f}; measure it:\n"
         f"python -m course_utils {shlex.join(again)}"
     )
+
+
+def _whole_objective(
+    pair: PairObjective, painted: bool, bidirectional: Bidirectional | None, weight: float | None
+) -> Objective:
+    """What is minimised, around the objective of one direction of a pair."""
+    if painted:
+        return PaintedObjective(pair)
+    if bidirectional is None:
+        return pair
+    if bidirectional not in CONSISTENCIES:
+        return InverseToo(pair)
+    usual = CONSISTENCIES[bidirectional][1]
+    return Consistent(pair, bidirectional.value, usual if weight is None else weight)

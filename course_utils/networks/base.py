@@ -50,6 +50,16 @@ class Registration:
         """
         return invert(self.displacement) if self.velocity is None else integrate(-self.velocity)
 
+    def backwards(self, fixed: Tensor) -> "Registration":
+        """The registration of the fixed to the moving image that the inverse map is.
+
+        Args:
+            fixed: The fixed image, `(B, C, *spatial)`.
+        """
+        inverse = self.inverse()
+        velocity = None if self.velocity is None else -self.velocity
+        return Registration(warp(fixed, inverse), inverse, velocity, self.extras)
+
     def of(self, moving: Tensor) -> "Registration":
         """The same map of another image `(B, C, *spatial)` on the moving image's grid."""
         return Registration(warp(moving, self.displacement), self.displacement, self.velocity, self.extras)
@@ -111,6 +121,12 @@ class _Predicted(Registration):
         for _ in range(squarings):
             whole = compose(whole, whole)
         return whole[(..., *(slice(n) for n in self._moving.shape[2:]))]
+
+    def backwards(self, fixed: Tensor) -> Registration:
+        """See `Registration.backwards`; a velocity changes its sign where it was predicted, and stays lazy."""
+        if not self._steps:
+            return super().backwards(fixed)
+        return _Predicted(fixed, -self._field, self._steps, self._stride, self._finer)
 
     def of(self, moving: Tensor) -> Registration:
         """See `Registration.of`."""

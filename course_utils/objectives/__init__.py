@@ -13,14 +13,18 @@ from course_utils.objectives.terms import (
     Regularisation,
     Similarity,
 )
+from course_utils.objectives.two_directions import CONSISTENCIES, Consistent, InverseToo, swapped
 
 __all__ = [
+    "CONSISTENCIES",
     "NCC",
     "REGULARISERS",
     "SIMILARITIES",
     "SSD",
     "Batch",
+    "Consistent",
     "Folding",
+    "InverseToo",
     "Model",
     "Objective",
     "Outcome",
@@ -33,4 +37,5 @@ __all__ = [
     "Term",
     "paint",
     "pair_objective",
+    "swapped",
 ]

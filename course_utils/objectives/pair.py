@@ -40,15 +40,19 @@ class PairObjective(Objective):
 
     def judge(self, registration: Registration, batch: Batch) -> Outcome:
         """The outcome of a registration that is there already; objectives of several registrations build on it."""
-        judged, seen = registration, batch
-        if self.coarseness > 1:
-            # Labels stay as they are: a term that needs them makes memberships first, which can be averaged.
-            pooled = {key: pool(batch[key], self.coarseness) for key in IMAGES if key in batch}
-            seen = {**batch, **pooled, "coarseness": self.coarseness}
-            judged = registration.coarser(pooled["moving"], self.coarseness)
+        judged, seen = self.on_its_grid(registration, batch)
         terms = {name: term(judged, seen) for name, (_, term) in self.terms.items()}
         loss = sum((self.terms[name][0] * value for name, value in terms.items()), start=batch["fixed"].new_zeros(()))
         return Outcome(loss, terms, registration)
+
+    def on_its_grid(self, registration: Registration, batch: Batch) -> tuple[Registration, Batch]:
+        """The registration and the batch as the terms see them: both `coarseness` times coarser."""
+        if self.coarseness == 1:
+            return registration, batch
+        # Labels stay as they are: a term that needs them makes memberships first, which can be averaged.
+        pooled = {key: pool(batch[key], self.coarseness) for key in IMAGES if key in batch}
+        seen = {**batch, **pooled, "coarseness": self.coarseness}
+        return registration.coarser(pooled["moving"], self.coarseness), seen
 
     def describe(self) -> dict[str, Any]:
         """See `Objective`."""

@@ -32,6 +32,16 @@ LEAST_OVERLAP = 0.05
 """Share of the fixed image that the moving one must cover at the end."""
 HISTOGRAM = 32, 20_000
 """Bins along each side of the joint histogram, and the most voxels that fill it."""
+LITTLE_OVERLAP = 0.3
+"""Share of the fixed image's field of view below which scans rarely lie on each other as their affines have it."""
+FAR = 0.12
+"""Distance of two centres of mass, in radii of gyration, that no two aligned brains have."""
+TURNED = 12
+"""Degrees between two long axes, likewise."""
+LONG = 1.15
+"""How many times the spread along the second axis an object must have along its first for that to be its long axis."""
+FAINT = 0.05
+"""Intensity on the faces of a volume, 0 to 1, below which its object ends before the volume does."""
 
 
 def correlation_loss(moved: Tensor, fixed: Tensor) -> Tensor:
@@ -116,6 +126,67 @@ def align(
     if overlap(moved_grid, fixed_grid) < LEAST_OVERLAP:
         raise CourseError("the affine alignment lost the overlap of the two images: check that they show the same part")
     return matrix
+
+
+def apart(moving: Tensor, fixed: Tensor, moving_grid: Grid, fixed_grid: Grid) -> str:
+    """Why two volumes do not lie on each other as their affines have it; empty where nothing says so.
+
+    It asks the volumes' moments, which takes no time: how much of the field of view they share, how far their centres
+    of mass are from each other and, where both show a whole object with a long axis, how much that is turned. A
+    rotation about the long axis leaves no trace in them.
+
+    Args:
+        moving, fixed: As in `align`.
+    """
+    share = overlap(moving_grid, fixed_grid)
+    if share < LITTLE_OVERLAP:
+        return f"they share {share:.0%} of the fixed field of view"
+    (centre, spread), (target, wanted) = (
+        _moments(image, grid) for image, grid in ((moving, moving_grid), (fixed, fixed_grid))
+    )
+    distance = float(np.linalg.norm(centre - target))
+    if distance > FAR * math.sqrt(np.trace(wanted)):
+        return f"their centres are {distance:.0f} mm apart"
+    if _ends_inside(moving) and _ends_inside(fixed):
+        axes = [_long_axis(covariance) for covariance in (spread, wanted)]
+        if axes[0] is not None and axes[1] is not None:
+            angle = math.degrees(math.acos(min(1.0, abs(float(axes[0] @ axes[1])))))
+            if angle > TURNED:
+                return f"their long axes differ by {angle:.0f} degrees"
+    return ""
+
+
+def _moments(image: Tensor, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centre of mass in mm, `(3,)`, and covariance about it in mm^2, `(3, 3)`."""
+    weights = image[0, 0].double()
+    total = weights.sum().clamp(min=1e-12)
+    positions = [torch.arange(n, dtype=torch.float64, device=image.device) for n in weights.shape]
+    sides = [weights.sum(dim=[other for other in range(3) if other != axis]) / total for axis in range(3)]
+    middle = torch.stack([(side * at).sum() for side, at in zip(sides, positions, strict=True)])
+    covariance = torch.zeros(3, 3, dtype=torch.float64)
+    for first in range(3):
+        for second in range(first + 1):
+            ours = positions[first] - middle[first]
+            if first == second:
+                covariance[first, first] = (sides[first] * ours**2).sum()
+            else:
+                plane = weights.sum(dim=3 - first - second) / total  # (second, first): the smaller axis comes first
+                theirs = positions[second] - middle[second]
+                covariance[first, second] = covariance[second, first] = theirs @ plane @ ours
+    linear, origin = grid.affine[:3, :3], grid.affine[:3, 3]
+    return linear @ middle.cpu().numpy() + origin, linear @ covariance.numpy() @ linear.T
+
+
+def _ends_inside(image: Tensor) -> bool:
+    """Whether the faces of a volume are nearly empty."""
+    faces = [image.select(axis, end) for axis in (2, 3, 4) for end in (0, -1)]
+    return all(float(face.float().mean()) < FAINT for face in faces)
+
+
+def _long_axis(covariance: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Its direction in mm, of length 1; None where no axis is clearly longest."""
+    variances, directions = np.linalg.eigh(covariance)
+    return directions[:, 2] if variances[2] > LONG**2 * variances[1] else None
 
 
 Level = tuple[Tensor, Tensor, Grid, Grid]

@@ -8,7 +8,7 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from course_utils.files import replacing
 from course_utils.networks import Registration
 from course_utils.objectives import NCC
 from course_utils.scans import writing
-from course_utils.scans.affine import align
+from course_utils.scans.affine import align, apart
 from course_utils.scans.optimise import optimise
 from course_utils.scans.results import RESULTS, check_outputs, results
 from course_utils.scans.transform import Transform
@@ -36,8 +36,6 @@ ITERATIONS = 100
 """Of instance optimisation from zero, unless told otherwise."""
 FURTHER_ITERATIONS = 50
 """The same where a network has begun."""
-LITTLE_OVERLAP = 0.3
-"""Share of the fixed image's field of view below which scans rarely lie on each other as their owner thinks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +49,7 @@ class Report:
         seconds: From the scans in memory to the map.
         peak_memory: Bytes that this process has held at most; of the GPU's memory where it ran on one. None on
             Windows, which does not tell.
+        aligned: Why the scans were aligned with 12 parameters first; empty where they were not.
     """
 
     ncc_before: float
@@ -58,11 +57,13 @@ class Report:
     folding_percent: float
     seconds: float
     peak_memory: int | None
+    aligned: str
 
     def __str__(self) -> str:
         memory = "" if self.peak_memory is None else f", peak memory {self.peak_memory / 1e9:.2f} GB"
+        aligned = f"aligned first ({self.aligned}); " if self.aligned else ""
         return (
-            f"NCC {self.ncc_before:.4f} -> {self.ncc_after:.4f}, folding {self.folding_percent:.3f} %, "
+            f"{aligned}NCC {self.ncc_before:.4f} -> {self.ncc_after:.4f}, folding {self.folding_percent:.3f} %, "
             f"{self.seconds:.1f} s{memory}"
         )
 
@@ -73,7 +74,8 @@ def register_files(
     outputs: Mapping[str, str | Path],
     *,
     model: str | Path | Checkpoint | None = None,
-    affine: str | None = None,
+    affine: bool | None = None,
+    affine_similarity: str = "correlation",
     iterations: int | None = None,
     moving_label: str | Path | None = None,
     moving_mask: str | Path | None = None,
@@ -90,7 +92,9 @@ def register_files(
         outputs: Files to write, by name: `moved` (the moved scan), `warp` (the field that made it), `inverse_warp`
             (the field that moves the fixed scan), `moved_label`. See `results.results`.
         model: A checkpoint, or its file; None registers without a network.
-        affine: Align with 12 parameters first, by `"correlation"` or `"mi"` (scans of different contrast).
+        affine: Align with 12 parameters first; None does so where the scans do not lie on each other, see
+            `affine.apart`.
+        affine_similarity: What the alignment compares: `"correlation"`, or `"mi"` for scans of different contrast.
         iterations: See `register`.
         moving_label: Label map of the moving scan; belongs to the output `moved_label`.
         moving_mask: Where it is 0, the moving scan's voxels do not count in any similarity.
@@ -117,7 +121,7 @@ def register_files(
     inputs = {option: Path(path) for option, path in given.items() if path is not None}
     check_outputs({f"--{name.replace('_', '-')}": path for name, path in places.items()}, inputs, layout)
     checkpoint = model if model is None or isinstance(model, Checkpoint) else Checkpoint.load(model)
-    if checkpoint is None and affine is None and iterations == 0:
+    if checkpoint is None and not affine and iterations == 0:
         raise CourseError("without a model, --affine or --iterations there is nothing to do: give one of them")
     scans = read_image(moving, as_image=as_images), read_image(fixed, as_image=as_images)
     if layout == "learn2reg" and scans[0].grid.shape != scans[1].grid.shape:
@@ -133,6 +137,7 @@ def register_files(
         *scans,
         checkpoint=checkpoint,
         affine=affine,
+        affine_similarity=affine_similarity,
         iterations=iterations,
         moving_mask=masks[0],
         fixed_mask=masks[1],
@@ -162,7 +167,8 @@ def register(
     fixed: Volume,
     *,
     checkpoint: Checkpoint | None = None,
-    affine: str | None = None,
+    affine: bool | None = None,
+    affine_similarity: str = "correlation",
     iterations: int | None = None,
     moving_mask: Volume | None = None,
     fixed_mask: Volume | None = None,
@@ -174,7 +180,9 @@ def register(
         moving: Of any shape, spacing, orientation and origin.
         fixed: Likewise.
         checkpoint: A network; it works on the grid that it was trained on, made larger where the fixed image is.
-        affine: Align with 12 parameters first, by `"correlation"` or `"mi"` (scans of different contrast).
+        affine: Align with 12 parameters first; None does so where the scans do not lie on each other, see
+            `affine.apart`.
+        affine_similarity: What the alignment compares: `"correlation"`, or `"mi"` for scans of different contrast.
         iterations: Steps of instance optimisation, from the network's velocity or from zero. None is 100 from
             zero and 50 from a network's, but none for a network that was trained with labels (it knows more than two
             images show) or predicts no velocity.
@@ -191,8 +199,10 @@ def register(
     """
     device = torch.device(device)
     started = time.monotonic()
-    if affine is None:
-        _check_overlap(moving, fixed)
+    if affine is False and not overlap(moving.grid, fixed.grid):
+        raise CourseError(
+            f"{moving.path} and {fixed.path} do not overlap, as their affines have it: leave out --no-affine"
+        )
     recipe = common_recipe(fixed.grid, checkpoint)
     grid = recipe.grid(fixed.grid, whole=True)
     try:
@@ -205,10 +215,19 @@ def register(
             if mask is not None
         }
         masks = before_masks = _on_common_grid(seen, moving.grid, fixed.grid, grid)
+        images = [recipe.normalised(scan) for scan in (moving, fixed)]
+        aligned = "as you say" if affine else _apart(moving, fixed, images, seen)
+        if aligned and affine is False:
+            warnings.warn(
+                f"{moving.path} and {fixed.path} do not lie on each other, {aligned}: leave out --no-affine, or check "
+                "that they show the same part",
+                CourseWarning,
+                stacklevel=3,
+            )
+            aligned = ""
         matrix = np.eye(4)
-        if affine is not None:
-            images = [recipe.normalised(scan) for scan in (moving, fixed)]
-            matrix = align(*images, moving.grid, fixed.grid, similarity=affine, **seen)
+        if aligned:
+            matrix = align(*images, moving.grid, fixed.grid, similarity=affine_similarity, **seen)
             there = Grid(moving.grid.shape, np.linalg.inv(matrix) @ moving.grid.affine)
             source = recipe.prepare(replace(moving, grid=there), grid)
             masks = _on_common_grid(seen, there, fixed.grid, grid)
@@ -220,6 +239,7 @@ def register(
                 folding_percent=metrics.folding_percent(found.displacement).item(),
                 seconds=time.monotonic() - started,
                 peak_memory=_peak_memory(device),
+                aligned=aligned,
             )
             inverse = Transform(grid, found.inverse(), before=np.linalg.inv(matrix).astype(np.float64), after=np.eye(4))
     except torch.OutOfMemoryError as error:
@@ -227,6 +247,12 @@ def register(
             f"{device} has not enough memory for {'x'.join(map(str, grid.shape))} voxels: take --device cpu"
         ) from error
     return Transform(grid, found.displacement, before=np.eye(4), after=matrix), inverse, report
+
+
+def _apart(moving: Volume, fixed: Volume, images: Sequence[Tensor], masks: Mapping[str, Tensor]) -> str:
+    """See `affine.apart`; what a mask leaves out does not count."""
+    moving_mask, fixed_mask = masks.get("moving_mask", 1.0), masks.get("fixed_mask", 1.0)
+    return apart(images[0] * moving_mask, images[1] * fixed_mask, moving.grid, fixed.grid)
 
 
 def _read_mask(path: str | Path, scan: Volume) -> Volume:
@@ -245,20 +271,6 @@ def _on_common_grid(masks: Mapping[str, Tensor], moving: Grid, fixed: Grid, comm
 def _ncc(registration: Registration, fixed: Tensor, masks: Mapping[str, Tensor]) -> float:
     """Mean local squared correlation of what counts."""
     return 1 - NCC()(registration, {"fixed": fixed, **masks}).item()
-
-
-def _check_overlap(moving: Volume, fixed: Volume) -> None:
-    share = overlap(moving.grid, fixed.grid)
-    where = f"{moving.path} and {fixed.path}"
-    if not share:
-        raise CourseError(f"{where} do not overlap, as their affines have it: align them first with --affine")
-    if share < LITTLE_OVERLAP:
-        warnings.warn(
-            f"{where} share {share:.0%} of the fixed field of view, as their affines have it: align them first with "
-            "--affine, or check that they show the same part",
-            CourseWarning,
-            stacklevel=4,
-        )
 
 
 def common_recipe(fixed: Grid, checkpoint: Checkpoint | None = None) -> Recipe:

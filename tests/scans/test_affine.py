@@ -104,3 +104,52 @@ def test_two_images_that_never_overlap_are_refused(monkeypatch):
     monkeypatch.setattr(affine, "LEAST_OVERLAP", 2.0)  # more than there is
     with pytest.raises(CourseError, match="check that they show the same part"):
         affine.align(moving, fixed, MOVING, FIXED)
+
+
+# --- whether it is needed ---------------------------------------------------------------------------------------------
+
+BRAIN = phantoms.grid((40, 44, 36), (4.0, 4.0, 4.0))
+
+
+def ellipsoid(radii, degrees=0.0, shift=(0.0, 0.0, 0.0), grid=BRAIN):
+    """An ellipsoid of 1, turned and then shifted by mm, on an empty ground."""
+    back = np.linalg.inv(known(degrees, shift=shift))
+    positions = phantoms.apply(back, phantoms.positions(grid))
+    inside = sum((axis / radius) ** 2 for axis, radius in zip(positions, radii, strict=True))
+    return torch.tensor(inside <= 1, dtype=torch.float32)[None, None]
+
+
+LONG, ROUND = (50, 65, 50), (50, 50, 50)
+
+
+@pytest.mark.parametrize(
+    ("moving", "reason"),
+    [
+        (ellipsoid(LONG), ""),
+        (ellipsoid((52, 62, 48), 5.0, (1, -2, 1)), ""),  # another subject, as aligned brains are
+        (ellipsoid(LONG, shift=(10, 0, 0)), "their centres are 10 mm apart"),
+        (ellipsoid(LONG, 20.0), "their long axes differ by 18 degrees"),  # of 20 about a slanting axis
+        (ellipsoid(LONG, -20.0), "their long axes differ by 17 degrees"),  # on a grid
+        (ellipsoid(ROUND, 20.0), ""),  # no long axis, nothing to be told apart by
+    ],
+)
+def test_whether_scans_lie_on_each_other(moving, reason):
+    assert affine.apart(moving, ellipsoid(LONG), BRAIN, BRAIN) == reason
+
+
+def test_a_cut_object_has_no_axis_that_is_its_own():
+    """A block cut out of an organ: where its intensities lie says where it was cut, not how it was turned."""
+    cut = phantoms.grid((20, 14, 20), (4.0, 4.0, 4.0))
+    whole = [ellipsoid(LONG, degrees) for degrees in (0.0, 20.0)]
+    assert affine.apart(*whole, BRAIN, BRAIN)
+    assert not affine.apart(ellipsoid(LONG, 20.0, grid=cut), ellipsoid(LONG, grid=cut), cut, cut)
+
+
+def test_what_the_files_say_of_the_places_counts():
+    """One object on grids of different axes and spacings, which lies where it lies."""
+    for grid in (phantoms.grid((52, 40, 60), (3.2, 4.4, 3.0), "PIR", centre=(4, -3, 5), degrees=12), BRAIN):
+        assert not affine.apart(ellipsoid(LONG, 30.0, grid=grid), ellipsoid(LONG, 30.0), grid, BRAIN)
+    far = phantoms.grid(BRAIN.shape, BRAIN.spacing, centre=(150, 0, 0))
+    assert affine.apart(ellipsoid(LONG, shift=(150, 0, 0), grid=far), ellipsoid(LONG), far, BRAIN).startswith(
+        "they share"
+    )

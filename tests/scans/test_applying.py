@@ -34,11 +34,11 @@ def registered(tmp_path_factory):
         folder / "fixed.nii.gz",
         {name: folder / f"{name}.nii.gz" for name in names},
         moving_label=folder / "moving_label.nii.gz",
-        affine="correlation",
+        affine=True,
         iterations=20,
     )
     outputs = {"warp": folder / "warp.nrrd", "inverse_warp": folder / "inverse.mha", "moved": folder / "moved.mgz"}
-    register_files(folder / "moving.nii.gz", folder / "fixed.nii.gz", outputs, affine="correlation", iterations=20)
+    register_files(folder / "moving.nii.gz", folder / "fixed.nii.gz", outputs, affine=True, iterations=20)
     return folder
 
 

@@ -113,7 +113,9 @@ def test_two_scans_are_registered_and_everything_is_written(scans, register):
         moved_label="moved_label.nii.gz",
     )
     assert (code, err) == (0, "")
-    line = r"NCC ([\d.]+) -> ([\d.]+), folding 0\.000 %, [\d.]+ s, peak memory [\d.]+ GB\n"
+    line = (
+        r"aligned first \(as you say\); NCC ([\d.]+) -> ([\d.]+), folding 0\.000 %, [\d.]+ s, peak memory [\d.]+ GB\n"
+    )
     before, after = map(float, re.fullmatch(line, out).groups())
     assert after > before + 0.2
 
@@ -173,7 +175,7 @@ def test_a_network_starts_what_the_iterations_finish(scans, register, checkpoint
     grid = registration.common_recipe(fixed, Checkpoint.load(checkpoint)).grid(fixed, whole=True)
     np.testing.assert_allclose(grid.spacing, 3.0)
     assert nib.aff2axcodes(grid.affine) == ("R", "A", "S") and all(n >= 19 for n in grid.shape)
-    lines = {n: register("--model", checkpoint, "--iterations", n)[1] for n in (0, 60)}
+    lines = {n: register("--model", checkpoint, "--iterations", n, "--no-affine")[1] for n in (0, 60)}
     after = {n: float(re.search(r"-> ([\d.]+)", line)[1]) for n, line in lines.items()}
     assert after[60] > after[0] + 0.1
 
@@ -199,9 +201,11 @@ def test_scans_apart_are_refused_or_aligned(scans, register, refused):
     affine[:3, 3] += 400
     moved = nib.Nifti1Image(np.asarray(image.dataobj), affine)
     nib.save(moved, scans / "moving.nii.gz")
-    assert "do not overlap, as their affines have it: align them first with --affine" in refused("--no-model")
-    code, out, _ = register("--no-model", "--affine")
+    assert "do not overlap, as their affines have it: leave out --no-affine" in refused("--no-model", "--no-affine")
+    code, out, _ = register("--no-model")
     assert code == 0 and float(re.search(r"-> ([\d.]+)", out)[1]) > 0.3
+    assert out.startswith("aligned first (they share 0% of the fixed field of view); NCC ")
+    assert register("--no-model", "--affine")[1].startswith("aligned first (as you say); NCC ")
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
@@ -334,8 +338,9 @@ def test_what_is_done_is_told_and_what_is_odd_is_warned_of(scans, register):
     affine = image.affine.copy()
     affine[0, 3] += 50
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), scans / "far.nii.gz")
-    _, _, err = register("--no-model", "--iterations", 1, quiet=False, moving="far.nii.gz")
-    assert re.search(r"^warning: \S+far.nii.gz and \S+ share \d+% of the fixed field of view, .* --affine", err, re.M)
+    _, out, err = register("--no-model", "--no-affine", "--iterations", 1, quiet=False, moving="far.nii.gz")
+    line = r"^warning: \S+far.nii.gz and \S+ do not lie on each other, they share \d+% .*: leave out --no-affine"
+    assert re.search(line, err, re.M) and out.startswith("NCC ")
     # A tilted gantry: what ITK cannot place.
     image = nib.load(scans / "fixed.nii.gz")
     affine = image.affine.copy()
