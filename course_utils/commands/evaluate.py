@@ -38,7 +38,9 @@ def evaluate(
     with an atlas, every test subject onto it. Both images of a pair are brought to one common grid as in training.
     Writes dice, hd_mm and hd95_mm (before and after), folding_percent, sdlogj and seconds, and prints means and
     spreads; without labels the similarity (ncc) and the error of the inverse (inverse_error_mm) stand in their place.
-    For the built-in cohort the true deformation is known and tre_mm is measured too.
+    For the built-in cohort the true deformation is known and tre_mm is measured too. swap_voxels is how far a voxel
+    ends from its place after the map and the map of the swapped images, self_voxels how far an image moves against
+    itself.
 
     \b
     Example:

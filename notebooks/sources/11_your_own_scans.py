@@ -260,18 +260,19 @@ panel(
 # %% [markdown]
 # ## Register
 #
-# One command. Without a model it aligns with 12 parameters and then optimises a velocity field for this pair, coarse to fine
-# (notebook 10); with `--model runs/.../best.pt` instead of `--no-model` a trained network gives the start.
+# One command. It notices that the two scans do not lie on each other and aligns them with 12 parameters first; its last line says
+# why. Then it optimises a velocity field for this pair, coarse to fine (notebook 10); with `--model runs/.../best.pt` instead of
+# `--no-model` a trained network gives the start.
 
 # %%
 files = {name: folder / f"{name}.nii.gz" for name in ("moved", "warp", "inverse_warp", "moved_label")}
-command = [sys.executable, "-m", "course_utils", "register", "--no-model", "--affine"]
+command = [sys.executable, "-m", "course_utils", "register", "--no-model"]
 command += ["--moving", moving_file, "--fixed", fixed_file, "--moving-label", label_file]
 for name, file in files.items():
     command += [f"--{name.replace('_', '-')}", file]
 done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
 print(done.stdout, done.stderr)
-assert done.returncode == 0
+assert done.returncode == 0 and "aligned first (their centres are" in done.stdout
 
 # %%
 moved = nib.load(files["moved"])
@@ -409,7 +410,7 @@ assert np.mean(error) < 0.5 < np.mean(moved_by)
 # ```sh
 # python -m course_utils convert-dicom EXPORT --series 1 --out A.nii.gz
 # python -m course_utils register --moving B.nii.gz --fixed A.nii.gz --moved B_on_A.nii.gz \
-#     --warp warp.nii.gz --inverse-warp inverse.nii.gz --affine --model runs/hippocampus/best.pt
+#     --warp warp.nii.gz --inverse-warp inverse.nii.gz --model runs/hippocampus/best.pt
 # antsApplyTransforms -d 3 -i B_seg.nii.gz -r A.nii.gz -t warp.nii.gz -n GenericLabel -o B_seg_on_A.nii.gz
 # ```
 #
@@ -418,11 +419,11 @@ assert np.mean(error) < 0.5 < np.mean(moved_by)
 # - `--layout learn2reg` writes the challenge's layout instead.
 #
 # **What can go wrong.** A converter that drops the orientation: left becomes right, and the picture looks fine. Two headers (sform
-# and qform) that disagree. A scan whose affine puts it elsewhere: `--affine`. A label resampled linearly has labels that nobody drew.
+# and qform) that disagree. A turn that nobody notices: `--affine` aligns in any case. A label resampled linearly has labels that nobody drew.
 # **No number on this page makes a result fit for a clinical decision.**
 #
 # **Try it.**
-# 1. Leave out `--affine`. What does the command do with 25 mm?
+# 1. Add `--no-affine`. What does the command say of the 25 mm, and what does the result look like?
 # 2. Destroy a header (`nib.Nifti1Image(array, None)`) and register it. Which line do you get?
 # 3. Apply `inverse_warp` to the fixed scan. On whose grid is the result?
 #
@@ -431,4 +432,4 @@ assert np.mean(error) < 0.5 < np.mean(moved_by)
 # Neuroscience Methods 264, 2016. Avants et al., *A reproducible evaluation of ANTs similarity metric performance in brain image
 # registration*, NeuroImage 54(3), 2011.
 #
-# This is the end of the course. Begin again with another data set: [00 Start here](00_start_here.ipynb).
+# Next: [12 Two directions](12_two_directions.ipynb): what a network answers when it is asked twice.

@@ -404,6 +404,10 @@ def test_a_wrong_option_is_named_and_exits_with_2(made, run, tmp_path, arguments
         (("--minutes", "0"), "minutes=0.0 is not above 0"),
         (("--learning-rate", "-1"), "learning_rate=-1.0 is not above 0"),
         (("--amp", "fp16"), "amp=fp16 needs a CUDA device"),
+        (("--bidirectional", "icon", "--antisymmetric"), "take --one-way, or --bidirectional inverse"),
+        (("--consistency-weight", "1"), "--consistency-weight belongs to --bidirectional icon or gradicon"),
+        (("--bidirectional", "inverse", "--consistency-weight", "1"), "--consistency-weight belongs to"),
+        (("--bidirectional", "inverse", "--painted"), "--painted and --bidirectional are two ways to train"),
         (("--resume",), "holds no run to resume"),
     ],
 )
@@ -518,12 +522,30 @@ def test_a_data_set_without_labels_is_measured_without(balls, trained, run, refu
     assert code == 0 and "inverse_error_mm: " in out and "dice" not in out
     assert list(pd.read_csv(tmp_path / "metrics.csv").columns) == [
         *("pair", "structure", "ncc_before", "ncc_after", "inverse_error_mm", "folding_percent", "sdlogj", "seconds"),
+        *("swap_voxels", "self_voxels"),
     ]
     line = refused("train", *on(balls), "--dice-weight", 1, "--epochs", 1, "--out", tmp_path / "run")
     assert "dice_weight needs labels" in line
     line = refused("train", *on(balls), "--painted", "--epochs", 1, "--out", tmp_path / "run")
     assert "--painted needs label maps" in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("how", ["inverse", "icon", "gradicon"])
+def test_both_directions_are_trained_and_told_of(balls, run, tmp_path, how):
+    out = tmp_path / "run"
+    weight = () if how == "inverse" else ("--consistency-weight", 0.5)
+    options = ("--bidirectional", how, *weight, "--epochs", 1, "--batch-size", 2)
+    assert run("train", *on(balls), *options, "--out", out)[0] == 0
+    checkpoint = Checkpoint.load(out / "best.pt")
+    # What is asked of a network by its loss is not built into it.
+    assert bool(checkpoint.network.arguments["antisymmetric"]) == (how == "inverse")
+    asked = checkpoint.objective["two_directions"]
+    assert asked == (
+        {"term": "InverseToo"} if how == "inverse" else {"term": "Consistent", "consistency": how, "weight": 0.5}
+    )
+    code, said, _ = run("evaluate", "--model", out / "best.pt", *on(balls), "--out", tmp_path / "m.csv", "--count", 2)
+    assert code == 0 and "swap_voxels: " in said and "self_voxels: " in said
 
 
 def test_a_network_for_any_contrast_is_trained_measured_and_used_by_a_line_each(balls, run, tmp_path):
