@@ -59,14 +59,14 @@ def evaluate(
 
     Returns:
         One row for each pair and structure: pair, structure, dice_before, dice_after, hd_mm_before, hd_mm_after,
-        hd95_mm_before, hd95_mm_after, folding_percent, sdlogj, seconds, and tre_mm_before, tre_mm_after
+        hd95_mm_before, hd95_mm_after, folding_percent, ndv_percent, sdlogj, seconds, and tre_mm_before, tre_mm_after
         (inside the fixed labels) where the true displacement is known. The moving label is moved with the
         nearest neighbour and zero outside. `seconds` is the time of the call alone, after one call that is
         not counted.
 
         A pair that lacks a label map, or any pair where `labels` is empty, has one row, of the structure `WHOLE`:
-        ncc_before, ncc_after (mean local squared correlation, 0 to 1), folding_percent, sdlogj, inverse_error_mm (how
-        far, on average, a voxel ends from its place after the map and its inverse) and seconds.
+        ncc_before, ncc_after (mean local squared correlation, 0 to 1), inverse_error_mm (how far, on average, a voxel
+        ends from its place after the map and its inverse), folding_percent, ndv_percent, sdlogj and seconds.
 
     Raises:
         CourseError: there are no pairs; a pair comes twice, or has none of the labels asked for; the displacement is
@@ -91,6 +91,7 @@ def evaluate(
             _check_displacement(displacement, fixed, name)
             of_pair = {
                 "folding_percent": metrics.folding_percent(displacement).item(),
+                "ndv_percent": metrics.ndv_percent(displacement).item(),
                 "sdlogj": metrics.sdlogj(displacement).item(),
                 "seconds": seconds,
             }
@@ -247,7 +248,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         One row a structure, then `"overall"`. Columns have two levels: `("pairs", "count")`, then for
         each measure `(measure, "mean")` and `(measure, "std")` (sample standard deviation over pairs, NaN
         for a single pair), and for distances `(measure, "lost")`. What is measured once a pair
-        (folding_percent, sdlogj, seconds, tre_mm_*) stands in the overall row only. `summarise(table).T`
+        (folding_percent, ndv_percent, sdlogj, seconds, tre_mm_*) stands in the overall row only. `summarise(table).T`
         prints best.
 
     Raises:

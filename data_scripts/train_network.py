@@ -66,6 +66,14 @@ TRAININGS = {
         {"similarity": "ncc-edges", "smoothness": 0.25, "coarseness": 2},
         steps=3600,
     ),
+    "hippocampus-labels": Training(
+        "cropped hippocampus MR, trained with labels",
+        "hippocampus",
+        {"similarity": "ssd", "smoothness": 0.05, "dice_weight": 0.5, "coarseness": 2},
+        steps=5200,
+        network={},
+        config={"augment": 0.5},
+    ),
     "brain": Training(
         "whole brains of any contrast, once the skull is removed; trained on painted images",
         "synthetic",

@@ -23,7 +23,7 @@ from tests.checkpoints import checkpoint
 
 COLUMNS = [
     *("pair", "structure", "dice_before", "dice_after", "hd_mm_before", "hd_mm_after"),
-    *("hd95_mm_before", "hd95_mm_after", "folding_percent", "sdlogj", "seconds"),
+    *("hd95_mm_before", "hd95_mm_after", "folding_percent", "ndv_percent", "sdlogj", "seconds"),
 ]
 TRE = ["tre_mm_before", "tre_mm_after"]
 LABELS = {1: "shell", 2: "core"}
@@ -395,7 +395,17 @@ def test_without_labels_the_images_the_field_and_its_inverse_are_measured():
     truth = item["true_displacement"][None]
     table = evaluate(lambda m, f: answer(truth), [item], LABELS, (1.0, 2.0, 0.5))
     assert list(table.columns) == [
-        *("pair", "structure", "ncc_before", "ncc_after", "inverse_error_mm", "folding_percent", "sdlogj", "seconds"),
+        *(
+            "pair",
+            "structure",
+            "ncc_before",
+            "ncc_after",
+            "inverse_error_mm",
+            "folding_percent",
+            "ndv_percent",
+            "sdlogj",
+            "seconds",
+        ),
     ]
     (row,) = table.to_dict("records")
     assert row["structure"] == "whole image" and row["ncc_after"] > 0.9 > row["ncc_before"] + 0.1

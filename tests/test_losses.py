@@ -8,7 +8,7 @@ import torch
 from monai.losses import BendingEnergyLoss, DiceLoss, DiffusionLoss, LocalNormalizedCrossCorrelationLoss
 from torch.testing import assert_close
 
-from course_utils.fields import affine_to_field, identity_grid, warp
+from course_utils.fields import affine_to_field, identity_grid, jacobian_determinant, warp
 from course_utils.losses import (
     bending_loss,
     diffusion_loss,
@@ -287,12 +287,22 @@ def test_jacobian_loss_is_the_depth_of_the_fold(dims):
         assert jacobian_loss(affine_to_field(matrix, SHAPES[dims])).item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_jacobian_loss_is_a_mean_over_voxels():
-    """One row of 10 voxels, turned over in one place: u falls by 3 between voxels 4 and 5."""
+def test_jacobian_loss_is_a_mean_over_cells():
+    """Rows of 10 voxels, turned over in one place: u falls by 3 between voxels 4 and 5, so one cell of 9 is -2 wide."""
     u = torch.zeros(1, 2, 6, 10)
     u[:, 1, :, 5:] = -3.0
-    # Central differences give -3 / 2 at voxels 4 and 5: det J = -0.5 in 2 of 10 columns.
-    assert jacobian_loss(u).item() == pytest.approx(0.5 * 2 / 10, abs=1e-6)
+    assert jacobian_loss(u).item() == pytest.approx(2 / 9, abs=1e-6)
+
+
+@both
+def test_jacobian_loss_sees_a_fold_that_central_differences_step_over(dims):
+    """Every second voxel is thrown over its neighbour; two voxels further, everything is as it was."""
+    shape = SHAPES[dims]
+    u = torch.zeros(1, dims, *shape)
+    u[:, -1, ..., 1::2] = 1.5
+    assert jacobian_determinant(u)[..., 1:-1].min() == 1
+    cells = (shape[-1] - 1) // 2
+    assert jacobian_loss(u).item() == pytest.approx(0.5 * cells / (shape[-1] - 1), abs=1e-6)
 
 
 # --- every loss -------------------------------------------------------------------------------------------------------

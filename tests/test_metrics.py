@@ -16,11 +16,12 @@ from monai.metrics import DiceMetric, compute_hausdorff_distance
 from monai.networks import one_hot
 from scipy.spatial.distance import cdist
 
-from course_utils.fields import affine_to_field
+from course_utils.fields import affine_to_field, simplex_determinants
 from course_utils.metrics import (
     dice,
     folding_percent,
     hausdorff,
+    ndv_percent,
     sdlogj,
     sdlogj_learn2reg,
     target_registration_error,
@@ -233,6 +234,64 @@ def test_folding_of_known_folds():
     mask = torch.zeros(1, 1, 11, 4)
     mask[:, :, 5:] = 1
     assert folding_percent(mirrored(), mask).item() == pytest.approx(100 / 6)
+
+
+def test_non_diffeomorphic_volume_of_known_folds():
+    """Of 10 rows of cells, 5 are turned over, each by all of its volume."""
+    assert ndv_percent(mirrored()).item() == pytest.approx(50)
+    mask = torch.zeros(1, 1, 11, 4)
+    mask[:, :, 4:] = 1
+    assert ndv_percent(mirrored(), mask).item() == pytest.approx(100 / 6)  # the cells between rows 4 to 10
+    assert ndv_percent(mirrored(), torch.zeros_like(mask)).isnan().all()
+    assert ndv_percent(3 * mirrored()).item() > 100  # turned over, and larger than it was
+    np.testing.assert_allclose(ndv_percent(torch.cat([mirrored(), 0 * mirrored()])), [50, 0])
+
+
+SIMPLICES = {
+    2: [[(0, 0), (0, 1), (1, 0)], [(1, 1), (0, 1), (1, 0)], [(0, 0), (0, 1), (1, 1)], [(0, 0), (1, 0), (1, 1)]],
+    3: [
+        [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)],
+        [(1, 1, 0), (1, 0, 0), (0, 1, 0), (1, 1, 1)],
+        [(1, 0, 1), (1, 0, 0), (0, 0, 1), (1, 1, 1)],
+        [(0, 1, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)],
+        [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)],
+        [(1, 1, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0)],
+        [(0, 0, 1), (0, 1, 1), (1, 0, 1), (0, 0, 0)],
+        [(0, 1, 0), (0, 1, 1), (1, 1, 0), (0, 0, 0)],
+        [(1, 0, 0), (1, 0, 1), (1, 1, 0), (0, 0, 0)],
+        [(0, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 0)],
+    ],
+}
+"""Of one cell, cut in both ways."""
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (5, 6, 4)])
+def test_non_diffeomorphic_volume_is_that_of_the_simplices_cell_by_cell(shape):
+    dims = len(shape)
+    u = smooth_field(shape, 3, 4.0) + torch.randn(1, dims, *shape, generator=torch.Generator().manual_seed(0))
+    position = u[0].double().numpy() + np.indices(shape)
+    negative = 0.0
+    for cell in np.ndindex(*(n - 1 for n in shape)):
+        for simplex in SIMPLICES[dims]:
+            corners = np.array([position[(slice(None), *np.add(cell, corner))] for corner in simplex])
+            plain = np.linalg.det(np.subtract(simplex[1:], simplex[0]))
+            volume = np.linalg.det(corners[1:] - corners[0]) * np.sign(plain) / math.factorial(dims)
+            negative += max(-volume, 0) / 2
+    assert negative > 0
+    expected = 100 * negative / math.prod(n - 1 for n in shape)
+    assert ndv_percent(u).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (6, 7, 8)])
+def test_simplices_fill_what_the_border_encloses(shape):
+    """However much the inside is folded: what is turned over is covered once more elsewhere."""
+    u = torch.zeros(1, len(shape), *shape)
+    inside = (..., *[slice(1, -1)] * len(shape))
+    u[inside] = 3 * torch.randn(u[inside].shape, generator=torch.Generator().manual_seed(1))
+    determinants, shares = simplex_determinants(u)
+    assert determinants.min() < 0 and shares.sum() == pytest.approx(1)
+    volume = torch.einsum("bk...,k->b...", determinants.double(), shares.double()).mean()
+    assert volume.item() == pytest.approx(1, abs=1e-6)
 
 
 def test_sdlogj_of_a_known_fold_clips_the_determinant():

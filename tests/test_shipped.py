@@ -177,14 +177,17 @@ def test_what_ships_does_not_contradict_itself(name):
     model = Checkpoint.load(name)
     shape = model.card.recipe.shape
     network = model.model()
+    figures = shipped.card(name)["figures"]
+    assert figures["folding_percent"] < 0.05
+    if not model.network.arguments["antisymmetric"]:
+        assert model.knows_labels  # the one thing that a network of one direction learns faster from
+        return
     moving, fixed = torch.rand(2, 1, 1, *shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert network(fixed, fixed).displacement.abs().max() < 1e-3
         assert_close(network(moving, fixed).velocity, -network(fixed, moving).velocity, atol=1e-3, rtol=0)
     # The velocity changes its sign exactly; what is left comes from integrating it on grids.
-    assert shipped.card(name)["figures"]["swap_voxels"] <= 0.1
-    assert shipped.card(name)["figures"]["self_voxels"] < 0.05
-    assert shipped.card(name)["figures"]["folding_percent"] < 0.05
+    assert figures["swap_voxels"] <= 0.1 and figures["self_voxels"] < 0.05
 
 
 def test_the_command_lists_them_and_tells_of_a_wrong_name():

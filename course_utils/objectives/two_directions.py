@@ -68,8 +68,8 @@ def gradient_inconsistency(there: Tensor, back: Tensor) -> Tensor:
 
 
 CONSISTENCIES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
-    "icon": (inconsistency, 0.1),
-    "gradicon": (gradient_inconsistency, 1.0),
+    "icon": (inconsistency, 0.03),
+    "gradicon": (gradient_inconsistency, 0.3),
 }
 """What two displacements lack of being inverses, and the weight of it that a run has where the user gives none."""
 

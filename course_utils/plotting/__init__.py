@@ -19,7 +19,7 @@ What all of them share:
 """
 
 from course_utils.plotting.curves import histograms, history
-from course_utils.plotting.deformations import arrows, deformed_grid, jacobian, registration
+from course_utils.plotting.deformations import arrows, deformed_grid, folds, jacobian, registration
 from course_utils.plotting.figure import Figure
 from course_utils.plotting.images import checkerboard, difference, panel, slices
 from course_utils.plotting.tables import boxes, grades
@@ -31,6 +31,7 @@ __all__ = [
     "checkerboard",
     "deformed_grid",
     "difference",
+    "folds",
     "grades",
     "histograms",
     "history",

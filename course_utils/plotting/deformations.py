@@ -15,6 +15,8 @@ from course_utils.plotting.view import View, common_view, figure_of_panels
 
 FOLDED = "#F0E442"
 """Colour of folded voxels: not in the diverging map, so that none is taken for a strong compression."""
+FOLDED_ON_GREY = "#E6001A"
+"""The same over an image in grey, where red is what papers take."""
 
 
 def registration(
@@ -212,6 +214,46 @@ def jacobian(
     bar.set_ticks([], minor=True)
     if any((cut <= 0).any() for cut in cuts):
         legend_outside(figure, [Patch(facecolor=FOLDED, edgecolor=GREY, label="folded (determinant ≤ 0)")])
+    return figure
+
+
+def folds(
+    determinant: Array | Mapping[str, Array],
+    image: Array,
+    *,
+    axis: int = 1,
+    at: int | None = None,
+    spacing: PerAxis | None = None,
+    orientation: str | None = None,
+    columns: int | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Where a map folds, in red over the image in grey.
+
+    Args:
+        determinant: `(*spatial)`, or title to such for several panels; what is 0 or less is red. The smallest of a
+            cell's simplices (`fields.simplex_determinants`) shows folds between neighbouring voxels too; it has a value
+            less along each axis than the image, and the image's last slice, row and column are then left out.
+        image: `(*spatial)`.
+
+    Raises:
+        ValueError: shapes do not fit or are neither 2-D nor 3-D.
+    """
+    maps = determinant if isinstance(determinant, Mapping) else {"": determinant}
+    named = {f"determinant {key}".strip(): value for key, value in maps.items()}
+    checked, picture = same_shape(named), same_shape({"image": image})["image"]
+    arrays = {key: checked[name] for key, name in zip(maps, named, strict=True)}
+    shape = next(iter(arrays.values())).shape
+    if shape not in (picture.shape, tuple(n - 1 for n in picture.shape)):
+        raise ValueError(f"a determinant {shape} is neither of the voxels nor of the cells of an image {picture.shape}")
+    picture = picture[tuple(slice(n) for n in shape)]
+    view = common_view(arrays, axis, at, spacing, orientation)
+    figure, axes = figure_of_panels(arrays, view, columns, title)
+    for ax, array in zip(axes, arrays.values(), strict=True):
+        view.show(ax, picture, cmap="gray", limits=intensity_range([picture]))
+        cut = view.cut(array)
+        view.show_cut(ax, np.ma.masked_array(cut, ~(cut <= 0)), cmap=ListedColormap([FOLDED_ON_GREY]))
+    legend_outside(figure, [Patch(facecolor=FOLDED_ON_GREY, edgecolor=GREY, label="folded (determinant ≤ 0)")])
     return figure
 
 

@@ -521,7 +521,8 @@ def test_a_data_set_without_labels_is_measured_without(balls, trained, run, refu
     )
     assert code == 0 and "inverse_error_mm: " in out and "dice" not in out
     assert list(pd.read_csv(tmp_path / "metrics.csv").columns) == [
-        *("pair", "structure", "ncc_before", "ncc_after", "inverse_error_mm", "folding_percent", "sdlogj", "seconds"),
+        *("pair", "structure", "ncc_before", "ncc_after", "inverse_error_mm", "folding_percent", "ndv_percent"),
+        *("sdlogj", "seconds"),
         *("swap_voxels", "self_voxels"),
     ]
     line = refused("train", *on(balls), "--dice-weight", 1, "--epochs", 1, "--out", tmp_path / "run")

@@ -117,6 +117,21 @@ def test_folded_voxels_are_marked_where_the_determinant_is_not_positive():
     assert np.abs(scale - colour).sum(1).min() > 0.3, "a fold has a colour of its own"
 
 
+@pytest.mark.parametrize("shape", [(5, 6), (6, 7)], ids=["of voxels", "of cells"])
+def test_folds_are_red_over_the_image_in_grey(shape):
+    determinant = np.ones((5, 6))
+    determinant[1, 2], determinant[3, 4], determinant[0, 0] = -0.5, 0.0, 0.001
+    image = np.random.default_rng(0).uniform(size=shape)
+    figure = plotting.folds({"first": determinant, "none": np.ones((5, 6))}, image)
+    picture, marked, _, nothing = pictures(figure)
+    np.testing.assert_array_equal(picture.get_array().T, image[:5, :6])
+    np.testing.assert_array_equal(~marked.get_array().mask.T, determinant <= 0)
+    assert nothing.get_array().mask.all()
+    red, green, blue = marked.cmap(0.5)[:3]
+    assert red > 0.8 and max(green, blue) < 0.2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["folded (determinant ≤ 0)"]
+
+
 def test_jacobian_maps_share_a_scale_which_is_capped_and_says_so():
     figure = plotting.jacobian({"mild": np.full((4, 4), 1.2), "strong": np.full((4, 4), 50.0)})
     assert {picture.get_clim() for picture in pictures(figure)[::2]} == {(0.25, 4.0)}
