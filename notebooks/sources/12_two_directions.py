@@ -337,4 +337,4 @@ figure
 # inverse consistency*, ICCV 2021. Tian et al., *GradICON*, CVPR 2023. Duan et al., *Towards saner deep image registration*, ICCV 2023.
 # Honkamaa and Marttinen, *SITReg*, MELBA 2, 2024.
 #
-# This is the end of the course. Begin again with another data set: [00 Start here](00_start_here.ipynb).
+# Next: [13 The price of folding](13_price_of_folding.ipynb): a map that is no map, and what it costs to prevent it.

@@ -1,0 +1,284 @@
+# %% [markdown]
+# # 13 The price of folding
+#
+# A deformation that folds puts two pieces of tissue in one place. Nobody wants that, and there are three ways to prevent it: pay for
+# each fold, keep the field smooth, or predict a velocity, whose exponential cannot fold. Each has a price. Here you count folds
+# in two ways (one of them misses half), find the bug in a published penalty, and let the three meet *at equal smoothness*, which is
+# the only fair way: overlap on one axis, folds on the other.
+#
+# Afterwards you can read a table that says "0.00 % folding", say what it hides, and choose a remedy by its cost. You need notebooks
+# 02 (the Jacobian), 03 (velocities) and 06 (training).
+#
+# | | CPU, quick | GPU, full |
+# |---|---|---|
+# | minutes | 3 | 3 |
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/13_price_of_folding.ipynb)
+
+# %%
+# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("course_utils") is None:
+    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    if "/OWNER/" in repository:
+        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
+    importlib.invalidate_caches()
+
+from course_utils.session import start
+
+session = start()
+print(session)
+
+# %% [markdown]
+# ## What a fold is, on a strip of five pixels
+#
+# Number the pixels of a strip 0 to 4 and throw every second one over its neighbour. **Predict:** which pixels fold, if you take
+# the difference of the two neighbours (central differences, as `np.gradient` does inside)?
+
+# %%
+import torch
+
+from course_utils.fields import jacobian_determinant, simplex_determinants
+
+position = torch.tensor([0.0, 2.5, 2.0, 4.5, 4.0])  # where pixels 0 to 4 end
+displacement = torch.zeros(1, 2, 3, 5)
+displacement[:, 1] = position - torch.arange(5)
+central = jacobian_determinant(displacement)[0, 0, 1]  # (5,), of the pixels
+between = simplex_determinants(displacement)[0][0].amin(0)[1]  # (4,), of the cells between them
+print("end:              ", position.tolist())
+print("central:          ", central.tolist())
+print("between neighbours:", [round(value, 2) for value in between.tolist()])
+assert (central[1:-1] > 0).all() and (between < 0).sum() == 2
+
+# %% [markdown]
+# Pixel 1 ends right of pixel 2: the strip is turned over between them, twice. Central differences look from pixel 0 to pixel 2,
+# where all is in order, and **see nothing**. So the grid's own cells are asked: each is cut into triangles (in 3-D: tetrahedra), and a
+# triangle that is turned over is a fold, wherever it lies. Its size says how much: the *non-diffeomorphic volume* (NDV) is the
+# volume that is turned over, as a share of all. By hand, in 2-D, where a cell has four triangles, two for each diagonal:
+
+# %%
+from course_utils.metrics import ndv_percent
+
+
+def ndv_by_hand(displacement):
+    """Percent of the area that is turned over, of a field (1, 2, H, W)."""
+    rows, columns = torch.meshgrid(*[torch.arange(float(n)) for n in displacement.shape[2:]], indexing="ij")
+    p = displacement[0] + torch.stack([rows, columns])  # where each pixel ends, (2, H, W)
+    a, b, c, d = p[:, :-1, :-1], p[:, :-1, 1:], p[:, 1:, :-1], p[:, 1:, 1:]  # the corners of each cell
+
+    def area(at, down, right):  # signed, 1/2 where nothing moves
+        e, f = down - at, right - at
+        return (e[0] * f[1] - e[1] * f[0]) / 2
+
+    triangles = [area(a, c, b), area(d, b, c), area(b, d, a).neg(), area(c, a, d).neg()]
+    return 100 * sum(t.neg().clamp(min=0) for t in triangles).mean().item() / 2  # both diagonals cover the cell once
+
+
+noise = torch.randn(1, 2, 40, 40, generator=torch.Generator().manual_seed(session.seed))
+print(f"by hand {ndv_by_hand(noise):.4f} %, tested {ndv_percent(noise).item():.4f} %")
+assert abs(ndv_by_hand(noise) - ndv_percent(noise).item()) < 1e-3
+
+# %% [markdown]
+# ## Find the bug
+#
+# The Keras project that this page follows (arXiv 1811.09243) trains with a penalty on negative determinants. Its loss and its
+# measure should be the same determinant. This one is written after its formula, with the same slip. **Read it before you run it.**
+
+
+# %%
+def determinant(x, y, z):
+    """Of the Jacobian with the columns x, y, z: derivatives along each axis, (D, H, W, 3), the identity included."""
+    one = x[..., 0] * (y[..., 1] * z[..., 2] - y[..., 2] * z[..., 1])
+    two = x[..., 1] * (y[..., 0] * z[..., 2] - y[..., 2] * x[..., 0])
+    three = x[..., 2] * (y[..., 0] * z[..., 1] - y[..., 1] * z[..., 0])
+    return one - two + three
+
+
+smooth = torch.nn.functional.interpolate(
+    torch.randn(1, 3, 6, 6, 6, generator=torch.Generator().manual_seed(1)), size=(30, 30, 30), mode="trilinear"
+)
+field = 4.5 * smooth[0].movedim(0, -1)  # (30, 30, 30, 3) voxels
+columns = [torch.gradient(field, dim=axis)[0] + torch.eye(3)[axis] for axis in range(3)]
+wrong, right = determinant(*columns), torch.linalg.det(torch.stack(columns, dim=-1))
+missed = ((wrong > 0) & (right <= 0)).sum() / (right <= 0).sum()
+print(f"{(right <= 0).float().mean():.1%} of the voxels fold; the formula misses {missed:.0%} of these")
+assert 0.02 < missed < 0.5
+
+# %% [markdown]
+# In the second line, the last factor is `x[..., 0]` where the determinant has `z[..., 0]`. On a map that hardly moves both are nearly
+# right, so no small test notices. A test against an independent determinant on a *large* random field does, in one line. The
+# published figures of folding came from the other, correct formula; the training saw this one.
+#
+# ## Three remedies at equal smoothness
+#
+# Slices again, so that nine networks train in minutes; `COURSE_DATASET=oasis2d` takes real ones. Three kinds of network, each with three
+# weights of the smoothness:
+#
+# - a **displacement** network (`integration_steps=0`), kept in order by smoothness alone;
+# - the same with a **penalty**, 1000 times the share of the area that is turned over;
+# - a **velocity** network: what it predicts is integrated.
+
+# %%
+import shutil
+
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subjects
+from course_utils.data.synthetic import make_cohort
+from course_utils.networks import NetworkSpec
+from course_utils.objectives import pair_objective
+from course_utils.training import TrainConfig, fit
+
+if session.dataset == "oasis2d":
+    cohort = load_cohort("oasis2d")
+else:
+    root = session.data_root / "slices"
+    make_cohort(root / "synthetic", subjects=40, dimensions=2)
+    cohort = load_cohort("synthetic", root)
+subjects = load_subjects(cohort.subjects, cohort.info.recipe)
+train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6, seed=session.seed))
+val_pairs = PairDataset(subjects, cohort.distinct_pairs("val", 4))
+test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 20))
+
+KINDS = {"displacement": (0, 0.0), "penalty": (0, 1000.0), "velocity": (7, 0.0)}  # squarings, weight of the penalty
+SMOOTHNESS = (0.02, 0.1, 0.5)
+
+
+def trained(kind, smoothness, steps=150):
+    squarings, weight = KINDS[kind]
+    out = session.runs / "folding" / f"{kind}_{smoothness}"
+    shutil.rmtree(out, ignore_errors=True)
+    return fit(
+        NetworkSpec("voxelmorph", {"spatial_dims": 2, "integration_steps": squarings}).build(session.seed),
+        pair_objective("ncc", smoothness=smoothness, jacobian_weight=weight),
+        train_pairs,
+        val_pairs,
+        out,
+        TrainConfig(steps=steps, batch_size=4, validations=1),
+        card=cohort.info.card(),
+        device=session.device,
+        hooks=[],
+    ).model.eval()
+
+
+networks = {(kind, weight): trained(kind, weight) for weight in SMOOTHNESS for kind in KINDS}
+
+# %%
+import pandas as pd
+
+from course_utils.evaluation import evaluate, summarise
+
+labels, spacing = dict(cohort.info.labels), list(cohort.info.spacing)
+measures = ["dice_after", "folding_percent", "ndv_percent", "sdlogj"]
+rows = {}
+for key, network in networks.items():
+    table = evaluate(network, test_pairs, labels, spacing, device=session.device)
+    rows[key] = summarise(table).loc["overall"].xs("mean", level=1)
+overview = pd.DataFrame(rows).T.rename_axis(["kind", "smoothness"])[measures]
+print(f"before: Dice {rows['velocity', SMOOTHNESS[0]]['dice_before']:.3f}")
+overview.round(4)
+
+# %%
+rough = overview.xs(SMOOTHNESS[0], level="smoothness")
+assert rough.ndv_percent["displacement"] > 0.02 and rough.folding_percent["displacement"] > 0.1
+assert rough.ndv_percent["penalty"] < rough.ndv_percent["displacement"] / 20
+assert rough.ndv_percent["velocity"] < rough.ndv_percent["displacement"] / 20
+assert rough.dice_after["velocity"] > rough.dice_after["displacement"] - 0.02
+assert rough.dice_after["penalty"] > rough.dice_after["displacement"] - 0.04
+of_displacement = overview.xs("displacement", level="kind").ndv_percent
+assert of_displacement.iloc[-1] < of_displacement.iloc[0] / 10  # smoothness alone does it too
+best = overview.dice_after.groupby("kind").max()
+assert best.max() - best.min() < 0.03
+
+# %% [markdown]
+# Read it by rows of equal smoothness. With little smoothness, the displacement folds, the penalty mends nearly all of it, and
+# integration does so too, without a weight to choose. Read it by columns: more smoothness alone removes the folds as well, and the
+# best overlap of the three kinds is about the same. **Folding is rarely a matter of accuracy; it is a matter of whether the answer
+# is a map.** Where it was, in red:
+
+# %%
+from course_utils.plotting import folds
+
+with torch.no_grad():
+    fields = {
+        name: {
+            kind: networks[kind, SMOOTHNESS[0]](
+                pair["moving"][None].to(session.device), pair["fixed"][None].to(session.device)
+            ).displacement.cpu()
+            for kind in KINDS
+        }
+        for name, pair in ((item["name"], item) for item in (test_pairs[n] for n in range(len(test_pairs))))
+    }
+name = max(fields, key=lambda name: ndv_percent(fields[name]["displacement"]).item())  # the pair that folds most
+pair = next(item for item in (test_pairs[n] for n in range(len(test_pairs))) if item["name"] == name)
+worst = {kind: simplex_determinants(field)[0].amin(1) for kind, field in fields[name].items()}
+folds(worst, pair["fixed"], spacing=spacing)
+
+# %% [markdown]
+# And the same displacement counted twice: by central differences, and between the neighbours.
+
+# %%
+field = fields[name]["displacement"]
+counted = {
+    "central differences": jacobian_determinant(field)[..., :-1, :-1],
+    "between neighbours": worst["displacement"],
+}
+share = {way: 100 * (values <= 0).float().mean().item() for way, values in counted.items()}
+for way, percent in share.items():
+    print(f"{way:<20} {percent:.2f} % folded")
+assert share["between neighbours"] > 1.3 * share["central differences"] > 0
+folds(counted, pair["fixed"], spacing=spacing)
+
+# %% [markdown]
+# Overlap against folds, for every smoothness. The further to the upper left, the better; from right to left along each line the
+# smoothness grows.
+
+# %%
+from course_utils.plotting import Figure
+
+figure = Figure(figsize=(6.5, 3.4), layout="constrained")
+axes = figure.subplots()
+FLOOR = 1e-4  # percent: what has less has none that a logarithm could show
+for (kind, points), colour, marker in zip(
+    overview.groupby("kind"), ("#0072B2", "#D55E00", "#009E73"), "osd", strict=True
+):
+    axes.plot(points.ndv_percent.clip(lower=FLOOR), points.dice_after, marker, color=colour, linestyle="-", label=kind)
+axes.set(xscale="log", xlabel=f"area turned over, % (none is drawn at {FLOOR:g})", ylabel="mean Dice after")
+axes.legend(frameon=False)
+axes.spines[["top", "right"]].set_visible(False)
+figure
+
+# %% [markdown]
+# ## What it costs, and what it does not buy
+#
+# - A **penalty** works on the folds and on nothing else; it needs a weight, and the weight needs a unit. Ours is a *share*: 1000 here is
+#   what others write as 0.001 times a *sum* over four million voxels. `python -m course_utils train --jacobian-weight 1000`.
+# - A **velocity** needs no weight. It too folds a little where the field is rough and the grid coarse: "diffeomorphic" is a
+#   property of the differential equation, and a computer integrates on a grid.
+# - **Smoothness** is needed anyway. Compare methods at *equal* smoothness, or as curves over it; a table in which one method was given
+#   more of it shows nothing.
+# - 0.00 % folding by central differences is half an answer. `evaluate` prints `folding_percent` for comparison with the
+#   literature, and `ndv_percent`.
+#
+# **The same elsewhere.** voxelmorph has no such penalty; SYMNet and LapIRN have `antifold`, in units of their own. MONAI has none.
+# The LUMIR challenge of 2024 ranks by NDV.
+#
+# **What can go wrong.** A determinant with one wrong letter. To forget the identity: $\det(\nabla u)$ is not $\det(I + \nabla u)$.
+# To count folds on the half-resolution field that the network predicted, and not on the one that moves the image. To take a penalty for
+# a guarantee: it was bought on the training pairs.
+#
+# **Try it.**
+# 1. *(easy)* Which is the smallest weight of the penalty that halves the folds? Does Dice notice?
+# 2. *(middle)* Give the velocity network 0, 2, 4 and 7 squarings. How many does it need?
+# 3. *(hard)* Write the penalty with central differences. Train with it and measure with the simplices: where do the folds hide?
+#
+# **References.** Kuang and Schmah, *FAIM: a ConvNet method for unsupervised 3D medical image registration*, arXiv 1811.09243, 2018.
+# Kuang, *On reducing negative Jacobian determinant of the deformation predicted by deep registration networks*, arXiv 1907.00068, 2019. Liu
+# et al., *On finite difference Jacobian computation in deformable image registration*, IJCV 132, 2024. Mok and Chung, *Fast symmetric
+# diffeomorphic image registration with convolutional neural networks*, CVPR 2020.
+#
+# This is the end of the course. Begin again with another data set: [00 Start here](00_start_here.ipynb).
