@@ -70,7 +70,7 @@ TRAININGS = {
         "cropped hippocampus MR, trained with labels",
         "hippocampus",
         {"similarity": "ssd", "smoothness": 0.05, "dice_weight": 0.5, "coarseness": 2},
-        steps=5200,
+        steps=5028,
         network={},
         config={"augment": 0.5},
     ),

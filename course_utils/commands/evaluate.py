@@ -36,11 +36,11 @@ def evaluate(
 
     The pairs are random ones of the test subjects, of the data that the network was trained on unless you name another;
     with an atlas, every test subject onto it. Both images of a pair are brought to one common grid as in training.
-    Writes dice, hd_mm and hd95_mm (before and after), folding_percent, sdlogj and seconds, and prints means and
-    spreads; without labels the similarity (ncc) and the error of the inverse (inverse_error_mm) stand in their place.
-    For the built-in cohort the true deformation is known and tre_mm is measured too. swap_voxels is how far a voxel
-    ends from its place after the map and the map of the swapped images, self_voxels how far an image moves against
-    itself.
+    Writes dice, hd_mm and hd95_mm (before and after), and of the map folding_percent, ndv_percent (the volume that is
+    turned over), sdlogj, seconds, swap_voxels (how far a voxel ends from its place after the map and the map of the
+    swapped images) and self_voxels (how far an image moves against itself), and prints means and spreads. Without
+    labels the similarity (ncc) and the error of the inverse (inverse_error_mm) stand in the place of the first. For the
+    built-in cohort the true deformation is known and tre_mm is measured too.
 
     \b
     Example:

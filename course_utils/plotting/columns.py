@@ -7,6 +7,9 @@ _MEASURES = {
     "folding": "folded voxels",
     "hd": "Hausdorff distance",
     "hd95": "HD95",
+    "ndv": "volume turned over",
+    "self": "moved against itself",
+    "swap": "there and back",
     "sdlogj": "SDlogJ",
     "tre": "target registration error",
 }
@@ -18,7 +21,7 @@ def describe_column(column: str) -> str:
     validation = "validation " if name.startswith("validation_") else ""
     name = name.removeprefix("validation_")
     measure, unit = name, ""
-    for ending, text in (("_mm", " (mm)"), ("_percent", " (%)")):
+    for ending, text in (("_mm", " (mm)"), ("_percent", " (%)"), ("_voxels", " (voxels)")):
         if name.endswith(ending):
             measure, unit = name.removesuffix(ending), text
     return validation + _MEASURES.get(measure, measure.replace("_", " ")) + unit

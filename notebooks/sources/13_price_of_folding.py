@@ -145,10 +145,10 @@ val_pairs = PairDataset(subjects, cohort.distinct_pairs("val", 4))
 test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 20))
 
 KINDS = {"displacement": (0, 0.0), "penalty": (0, 1000.0), "velocity": (7, 0.0)}  # squarings, weight of the penalty
-SMOOTHNESS = (0.02, 0.1, 0.5)
+SMOOTHNESS = (0.01, 0.1, 0.5)
 
 
-def trained(kind, smoothness, steps=150):
+def trained(kind, smoothness, steps=200):
     squarings, weight = KINDS[kind]
     out = session.runs / "folding" / f"{kind}_{smoothness}"
     shutil.rmtree(out, ignore_errors=True)
