@@ -98,6 +98,7 @@ def trained(name, objective, steps, **network):
     return result.model.cpu().eval(), result.history["seconds"].iloc[-1]
 
 
+# %%
 STEPS = 350
 one_way, seconds = trained("one way", judge, STEPS)
 
@@ -216,10 +217,9 @@ with torch.no_grad():
     contradiction = length(there_and_back(g))
     there, back = antisymmetric(g, moving, fixed), antisymmetric(g, fixed, moving)
 print(f"random weights, as they are:    {contradiction:.3f} pixel from home")
-print(
-    f"random weights, antisymmetric:  {length(compose(there, back)):.3f} pixel, itself {length(antisymmetric(g, fixed, fixed)):.3f}"
-)
-assert length(compose(there, back)) < 0.1 * contradiction and length(antisymmetric(g, fixed, fixed)) == 0
+itself = length(antisymmetric(g, fixed, fixed))
+print(f"random weights, antisymmetric:  {length(compose(there, back)):.3f} pixel, itself {itself:.3f}")
+assert length(compose(there, back)) < 0.1 * contradiction and itself == 0
 
 # %% [markdown]
 # What remains comes from integrating on a grid, not from the network. The course's pyramid does it level by level: both images move

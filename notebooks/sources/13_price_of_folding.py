@@ -3,7 +3,7 @@
 #
 # A deformation that folds puts two pieces of tissue in one place. Nobody wants that, and there are three ways to prevent it: pay for
 # each fold, keep the field smooth, or predict a velocity, whose exponential cannot fold. Each has a price. Here you count folds
-# in two ways (one of them misses half), find the bug in a published penalty, and let the three meet *at equal smoothness*, which is
+# in two ways (one of them steps over some), find the bug in a published penalty, and let the three meet *at equal smoothness*, which is
 # the only fair way: overlap on one axis, folds on the other.
 #
 # Afterwards you can read a table that says "0.00 % folding", say what it hides, and choose a remedy by its cost. You need notebooks
@@ -83,6 +83,12 @@ noise = torch.randn(1, 2, 40, 40, generator=torch.Generator().manual_seed(sessio
 print(f"by hand {ndv_by_hand(noise):.4f} %, tested {ndv_percent(noise).item():.4f} %")
 assert abs(ndv_by_hand(noise) - ndv_percent(noise).item()) < 1e-3
 
+rough = 0.5 * noise
+seen = (jacobian_determinant(rough) <= 0).float().mean().item()
+there = (simplex_determinants(rough)[0].amin(1) <= 0).float().mean().item()
+print(f"half a pixel of noise: folds at {seen:.1%} of the pixels by central differences, in {there:.1%} of the cells")
+assert there > 1.5 * seen
+
 # %% [markdown]
 # ## Find the bug
 #
@@ -116,11 +122,11 @@ assert 0.02 < missed < 0.5
 #
 # ## Three remedies at equal smoothness
 #
-# Slices again, so that nine networks train in minutes; `COURSE_DATASET=oasis2d` takes real ones. Three kinds of network, each with three
-# weights of the smoothness:
+# Slices again, so that six networks train in minutes; `COURSE_DATASET=oasis2d` takes real ones. Three kinds of network, each with two
+# weights of the smoothness; all of them predict at full resolution, where a field can fold from pixel to pixel:
 #
 # - a **displacement** network (`integration_steps=0`), kept in order by smoothness alone;
-# - the same with a **penalty**, 1000 times the share of the area that is turned over;
+# - the same with a **penalty**, 100 times the share of the area that is turned over;
 # - a **velocity** network: what it predicts is integrated.
 
 # %%
@@ -144,16 +150,19 @@ train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6, seed=sess
 val_pairs = PairDataset(subjects, cohort.distinct_pairs("val", 4))
 test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 20))
 
-KINDS = {"displacement": (0, 0.0), "penalty": (0, 1000.0), "velocity": (7, 0.0)}  # squarings, weight of the penalty
-SMOOTHNESS = (0.01, 0.1, 0.5)
+# %%
+KINDS = {"displacement": (0, 0.0), "penalty": (0, 100.0), "velocity": (7, 0.0)}  # squarings, weight of the penalty
+SMOOTHNESS = (0.01, 0.3)
 
 
-def trained(kind, smoothness, steps=200):
+def trained(kind, smoothness, steps=150):
     squarings, weight = KINDS[kind]
     out = session.runs / "folding" / f"{kind}_{smoothness}"
     shutil.rmtree(out, ignore_errors=True)
     return fit(
-        NetworkSpec("voxelmorph", {"spatial_dims": 2, "integration_steps": squarings}).build(session.seed),
+        NetworkSpec("voxelmorph", {"spatial_dims": 2, "integration_steps": squarings, "half_resolution": False}).build(
+            session.seed
+        ),
         pair_objective("ncc", smoothness=smoothness, jacobian_weight=weight),
         train_pairs,
         val_pairs,
@@ -190,39 +199,43 @@ assert rough.ndv_percent["velocity"] < rough.ndv_percent["displacement"] / 20
 assert rough.dice_after["velocity"] > rough.dice_after["displacement"] - 0.02
 assert rough.dice_after["penalty"] > rough.dice_after["displacement"] - 0.04
 of_displacement = overview.xs("displacement", level="kind").ndv_percent
-assert of_displacement.iloc[-1] < of_displacement.iloc[0] / 10  # smoothness alone does it too
+assert of_displacement.iloc[-1] < of_displacement.iloc[0] / 2  # smoothness alone helps too
 best = overview.dice_after.groupby("kind").max()
 assert best.max() - best.min() < 0.03
 
 # %% [markdown]
 # Read it by rows of equal smoothness. With little smoothness, the displacement folds, the penalty mends nearly all of it, and
-# integration does so too, without a weight to choose. Read it by columns: more smoothness alone removes the folds as well, and the
+# integration does so too, without a weight to choose. Read it by columns: more smoothness alone removes folds as well, and the
 # best overlap of the three kinds is about the same. **Folding is rarely a matter of accuracy; it is a matter of whether the answer
 # is a map.** Where it was, in red:
 
 # %%
 from course_utils.plotting import folds
 
-with torch.no_grad():
-    fields = {
-        name: {
-            kind: networks[kind, SMOOTHNESS[0]](
-                pair["moving"][None].to(session.device), pair["fixed"][None].to(session.device)
-            ).displacement.cpu()
-            for kind in KINDS
-        }
-        for name, pair in ((item["name"], item) for item in (test_pairs[n] for n in range(len(test_pairs))))
-    }
-name = max(fields, key=lambda name: ndv_percent(fields[name]["displacement"]).item())  # the pair that folds most
-pair = next(item for item in (test_pairs[n] for n in range(len(test_pairs))) if item["name"] == name)
-worst = {kind: simplex_determinants(field)[0].amin(1) for kind, field in fields[name].items()}
+pairs = [test_pairs[n] for n in range(len(test_pairs))]
+
+
+@torch.no_grad()
+def field_of(kind, pair):
+    images = (pair[side][None].to(session.device) for side in ("moving", "fixed"))
+    return networks[kind, SMOOTHNESS[0]](*images).displacement.cpu()
+
+
+def folded_inside(pair):
+    return ndv_percent(field_of("displacement", pair), pair["fixed_label"][None] > 0).item()
+
+
+pair = max(pairs, key=folded_inside)  # where the labelled structures fold most
+print(f"{pair['name']}: {folded_inside(pair):.2f} % of the labelled area is turned over")
+fields = {kind: field_of(kind, pair) for kind in KINDS}
+worst = {kind: simplex_determinants(field)[0].amin(1) for kind, field in fields.items()}
 folds(worst, pair["fixed"], spacing=spacing)
 
 # %% [markdown]
 # And the same displacement counted twice: by central differences, and between the neighbours.
 
 # %%
-field = fields[name]["displacement"]
+field = fields["displacement"]
 counted = {
     "central differences": jacobian_determinant(field)[..., :-1, :-1],
     "between neighbours": worst["displacement"],
@@ -230,10 +243,13 @@ counted = {
 share = {way: 100 * (values <= 0).float().mean().item() for way, values in counted.items()}
 for way, percent in share.items():
     print(f"{way:<20} {percent:.2f} % folded")
-assert share["between neighbours"] > 1.3 * share["central differences"] > 0
+assert share["between neighbours"] > 1.2 * share["central differences"]
 folds(counted, pair["fixed"], spacing=spacing)
 
 # %% [markdown]
+# Central differences step over many of them. (A network of half resolution, the course's default, folds less, and where it does its
+# folds are two pixels wide and hard to step over: the two counts then nearly agree.)
+#
 # Overlap against folds, for every smoothness. The further to the upper left, the better; from right to left along each line the
 # smoothness grows.
 
@@ -255,8 +271,9 @@ figure
 # %% [markdown]
 # ## What it costs, and what it does not buy
 #
-# - A **penalty** works on the folds and on nothing else; it needs a weight, and the weight needs a unit. Ours is a *share*: 1000 here is
-#   what others write as 0.001 times a *sum* over four million voxels. `python -m course_utils train --jacobian-weight 1000`.
+# - A **penalty** works on the folds and on nothing else; it needs a weight, and the weight needs a unit. Ours is of a *share*: the
+#   Keras project's 0.001 times a *sum* over 3.7 million voxels would be 3,700 here. Too much of it costs overlap: the safest way not
+#   to fold is not to move. `python -m course_utils train --jacobian-weight 100 --integration-steps 0`.
 # - A **velocity** needs no weight. It too folds a little where the field is rough and the grid coarse: "diffeomorphic" is a
 #   property of the differential equation, and a computer integrates on a grid.
 # - **Smoothness** is needed anyway. Compare methods at *equal* smoothness, or as curves over it; a table in which one method was given
