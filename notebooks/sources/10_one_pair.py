@@ -83,7 +83,8 @@ else:
         TrainConfig(steps=100 if quick else 10000, validations=2 if quick else 10),
         card=cohort.info.card(),
         device=session.device,
-    ).model.eval()
+    ).model
+network.eval()
 
 # %% [markdown]
 # ## Descend on one pair

@@ -40,8 +40,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 COLUMNS = [
     *("pair", "structure", "dice_before", "dice_after", "hd_mm_before", "hd_mm_after"),
-    *("hd95_mm_before", "hd95_mm_after", "folding_percent", "sdlogj", "seconds"),
+    *("hd95_mm_before", "hd95_mm_after", "folding_percent", "ndv_percent", "sdlogj", "seconds"),
 ]
+SANITY = ["swap_voxels", "self_voxels"]
 GRID = (32, 16, 16)
 PAIRS = ("fixed_image", "moving_image", "fixed_label", "moving_label")
 
@@ -205,7 +206,7 @@ def test_evaluate_pairs_of_different_shapes(trained, balls, run, tmp_path):
     code, out, _ = run("evaluate", "--model", trained[0] / "best.pt", "--pairs", pairs, "--out", tmp_path / "m.csv")
     assert code == 0
     table = pd.read_csv(tmp_path / "m.csv")
-    assert list(table.columns) == COLUMNS
+    assert list(table.columns) == [*COLUMNS, *SANITY]
     names = ["case_01_to_case_00", "case_00_to_case_02", "case_02_to_case_01"]
     assert table["pair"].tolist() == [name for name in names for _ in range(2)]
     assert table["structure"].tolist() == ["shell", "core"] * 3
@@ -246,7 +247,7 @@ def test_the_built_in_cohort_has_its_target_registration_error(run, tmp_path):
     code, out, _ = run("evaluate", *where, "--model", tmp_path / "run" / "best.pt", "--out", tmp_path / "m.csv")
     assert code == 0
     table = pd.read_csv(tmp_path / "m.csv")
-    assert list(table.columns) == [*COLUMNS, "tre_mm_before", "tre_mm_after"]
+    assert list(table.columns) == [*COLUMNS, "tre_mm_before", "tre_mm_after", *SANITY]
     assert table["pair"].nunique() == 2  # of two test subjects there are no more
     assert "tre_mm_after: " in out
 
@@ -523,7 +524,7 @@ def test_a_data_set_without_labels_is_measured_without(balls, trained, run, refu
     assert list(pd.read_csv(tmp_path / "metrics.csv").columns) == [
         *("pair", "structure", "ncc_before", "ncc_after", "inverse_error_mm", "folding_percent", "ndv_percent"),
         *("sdlogj", "seconds"),
-        *("swap_voxels", "self_voxels"),
+        *SANITY,
     ]
     line = refused("train", *on(balls), "--dice-weight", 1, "--epochs", 1, "--out", tmp_path / "run")
     assert "dice_weight needs labels" in line
