@@ -62,7 +62,9 @@ def train(
     smoothness: Annotated[
         float | None, typer.Option(help="Weight of the regulariser.", show_default="suits --loss")
     ] = None,
-    jacobian_weight: Annotated[float, typer.Option(help="Weight of the penalty on folding.")] = 0.0,
+    jacobian_weight: Annotated[
+        float, typer.Option(help="Weight of the share of the volume that folds turn over; 100 is much.")
+    ] = 0.0,
     loss_grid: Annotated[
         LossGrid,
         typer.Option(help="Grid that the loss is computed on; half the images' size takes an eighth of the work."),

@@ -40,8 +40,8 @@ def register_pairs(
         options: Of `register_files`.
 
     Returns:
-        The table: pair, ncc_before, ncc_after, folding_percent, seconds, peak_memory, and `fault`, which is empty
-        where the pair was registered. A pair that cannot be is named on stderr, and the others go on.
+        The table: pair, all that `Report` says, and `fault`, which is empty where the pair was registered. A pair that
+        cannot be is named on stderr, and the others go on.
 
     Raises:
         CourseError: the folder is not empty or cannot be made, no such result, two pairs of one name, or no pair at all

@@ -83,8 +83,7 @@ else:
         TrainConfig(steps=100 if quick else 10000, validations=2 if quick else 10),
         card=cohort.info.card(),
         device=session.device,
-    ).model
-network.eval()
+    ).model.eval()
 
 # %% [markdown]
 # ## Descend on one pair

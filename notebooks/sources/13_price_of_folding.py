@@ -143,7 +143,7 @@ if session.dataset == "oasis2d":
     cohort = load_cohort("oasis2d")
 else:
     root = session.data_root / "slices"
-    make_cohort(root / "synthetic", subjects=40, dimensions=2)
+    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)  # that of notebook 00
     cohort = load_cohort("synthetic", root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6, seed=session.seed))
@@ -282,7 +282,7 @@ figure
 #   literature, and `ndv_percent`.
 #
 # **The same elsewhere.** voxelmorph has no such penalty; SYMNet and LapIRN have `antifold`, in units of their own. MONAI has none.
-# The LUMIR challenge of 2024 ranks by NDV.
+# The LUMIR challenge of 2024 measures NDV.
 #
 # **What can go wrong.** A determinant with one wrong letter. To forget the identity: $\det(\nabla u)$ is not $\det(I + \nabla u)$.
 # To count folds on the half-resolution field that the network predicted, and not on the one that moves the image. To take a penalty for

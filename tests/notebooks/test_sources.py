@@ -1,5 +1,6 @@
 """Sources, notebooks and outputs belong together; and the checker that says so sees each fault it is there for."""
 
+import ast
 import shutil
 
 import nbformat
@@ -20,6 +21,30 @@ def test_notebook_belongs_to_its_source(source):
 def test_no_notebook_without_a_source():
     notebooks = {path.stem for path in (build.ROOT / "notebooks").glob("*.ipynb")}
     assert notebooks == {source.stem for source in build.sources()}
+
+
+def made_cohorts(source):
+    """The folders of cohorts that a page makes in the course's data folder, each with the settings."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    known = {
+        ast.unparse(node.targets[0]): ast.unparse(node.value) for node in ast.walk(tree) if isinstance(node, ast.Assign)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "make_cohort":
+            root, _, rest = ast.unparse(node.args[0]).partition(" / ")
+            folder = f"{known.get(root, root)} / {rest}"
+            if folder.startswith("session.data_root"):
+                yield folder, tuple(sorted(ast.unparse(setting) for setting in node.keywords))
+
+
+def test_pages_that_make_a_cohort_in_one_folder_make_the_same():
+    """A reader runs one page after the other: a second cohort of other settings has no place there."""
+    made = {}
+    for source in build.sources():
+        for folder, settings in made_cohorts(source):
+            made.setdefault(folder, {}).setdefault(settings, []).append(source.stem)
+    assert len(made) >= 2 and any(len(pages) > 1 for settings in made.values() for pages in settings.values())
+    assert {folder: settings for folder, settings in made.items() if len(settings) > 1} == {}
 
 
 def make_source(root, name="00_first", following="01_next", body="print('hello')"):
