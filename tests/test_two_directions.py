@@ -1,11 +1,14 @@
 """Both directions of a pair: what is judged, what it costs to contradict oneself, and what training makes of it."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from course_utils import fields
 from course_utils.consistency import consistency
+from course_utils.errors import CourseError
 from course_utils.networks import NetworkSpec, Registration
 from course_utils.objectives import (
     CONSISTENCIES,
@@ -154,7 +157,20 @@ def test_what_is_minimised_is_described():
     described = Consistent(pair, "icon", 0.5).describe()["two_directions"]
     assert described == {"term": "Consistent", "consistency": "icon", "weight": 0.5}
     labelled = pair_objective("ssd", dice_weight=1.0, labels=(1,))
-    assert InverseToo(labelled).needs == Consistent(labelled).needs == {"moving_label", "fixed_label"}
+    assert InverseToo(labelled).needs == Consistent(labelled, "icon", 1.0).needs == {"moving_label", "fixed_label"}
+
+
+@pytest.mark.parametrize(
+    ("consistency", "weight", "message"),
+    [
+        ("icno", 1.0, "'icno' is not one of icon, gradicon"),
+        ("icon", -1.0, "not 0 or more"),
+        ("icon", math.nan, "not 0"),
+    ],
+)
+def test_a_wrong_name_or_weight_is_refused_at_once(consistency, weight, message):
+    with pytest.raises(CourseError, match=message):
+        Consistent(pair_objective("ssd"), consistency, weight)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

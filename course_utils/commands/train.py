@@ -179,7 +179,7 @@ def train(
     if bidirectional in CONSISTENCIES and arguments.get("antisymmetric"):
         raise CourseError(
             f"--bidirectional {bidirectional} asks a network for what an antisymmetric one has by construction: "
-            "take --one-way, or --bidirectional inverse"
+            "take --one-way (without --init), or --bidirectional inverse"
         )
     if consistency_weight is not None and bidirectional not in CONSISTENCIES:
         raise CourseError("--consistency-weight belongs to --bidirectional icon or gradicon: add it, or leave it out")

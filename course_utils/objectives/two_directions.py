@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from course_utils.errors import CourseError
 from course_utils.fields import compose
 from course_utils.losses import diffusion_loss
 from course_utils.objectives.base import Batch, Model, Objective, Outcome
@@ -83,12 +84,21 @@ class Consistent(Objective):
     Attributes:
         pair: What judges either direction; the loss has the mean of the two.
         consistency: A name out of `CONSISTENCIES`.
-        weight: Of the inconsistency, which is computed in voxels of the grid that the loss is computed on.
+        weight: Of the inconsistency, which is computed in voxels of the grid that the loss is computed on, 0 or more.
+
+    Raises:
+        CourseError: there is no such consistency, or the weight is negative.
     """
 
     pair: PairObjective
-    consistency: str = "gradicon"
-    weight: float = 1.0
+    consistency: str
+    weight: float
+
+    def __post_init__(self) -> None:
+        if self.consistency not in CONSISTENCIES:
+            raise CourseError(f"consistency={self.consistency!r} is not one of {', '.join(CONSISTENCIES)}: change it")
+        if not self.weight >= 0:
+            raise CourseError(f"weight={self.weight!r} is not 0 or more: change it")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -405,7 +405,7 @@ def test_a_wrong_option_is_named_and_exits_with_2(made, run, tmp_path, arguments
         (("--minutes", "0"), "minutes=0.0 is not above 0"),
         (("--learning-rate", "-1"), "learning_rate=-1.0 is not above 0"),
         (("--amp", "fp16"), "amp=fp16 needs a CUDA device"),
-        (("--bidirectional", "icon", "--antisymmetric"), "take --one-way, or --bidirectional inverse"),
+        (("--bidirectional", "icon", "--antisymmetric"), "take --one-way (without --init), or --bidirectional"),
         (("--consistency-weight", "1"), "--consistency-weight belongs to --bidirectional icon or gradicon"),
         (("--bidirectional", "inverse", "--consistency-weight", "1"), "--consistency-weight belongs to"),
         (("--bidirectional", "inverse", "--painted"), "--painted and --bidirectional are two ways to train"),
