@@ -89,13 +89,14 @@ def folder(tmp_path_factory, built_in_cohort):
     return tmp_path_factory.mktemp("assignment")
 
 
-def test_there_are_five_with_five_to_eight_exercises():
+def test_there_are_six_with_five_to_eight_exercises():
     assert [source.stem for source in SOURCES] == [
         "01_data",
         "02_warping",
         "03_velocity_fields",
         "04_voxelmorph",
         "05_losses_and_training",
+        "06_two_directions_and_folding",
     ]
     stored = sorted(path.stem for path in (build.ROOT / "notebooks" / "assignments").glob("*.ipynb"))
     assert stored == [source.stem for source in SOURCES]
