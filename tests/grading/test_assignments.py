@@ -89,7 +89,7 @@ def folder(tmp_path_factory, built_in_cohort):
     return tmp_path_factory.mktemp("assignment")
 
 
-def test_there_are_six_with_five_to_eight_exercises():
+def test_there_are_seven_with_five_to_eight_exercises():
     assert [source.stem for source in SOURCES] == [
         "01_data",
         "02_warping",
@@ -97,6 +97,7 @@ def test_there_are_six_with_five_to_eight_exercises():
         "04_voxelmorph",
         "05_losses_and_training",
         "06_two_directions_and_folding",
+        "07_templates_and_hypermorph",
     ]
     stored = sorted(path.stem for path in (build.ROOT / "notebooks" / "assignments").glob("*.ipynb"))
     assert stored == [source.stem for source in SOURCES]
