@@ -1,0 +1,119 @@
+"""A network for a range of smoothness weights, from the command that trains it to all that choose a weight."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from course_utils.checkpoint import Checkpoint
+from course_utils.networks import SmoothnessRange
+from course_utils.networks.film import ConditionalNorm
+from tests.commands.test_command_line import made, on, refused, run  # noqa: F401, fixtures
+
+pytestmark = pytest.mark.slow
+
+FEW = ("--epochs", 1, "--batch-size", 4, "--features", "4,8")
+RANGE = ("--smoothness-range", "0.1,10")
+
+
+@pytest.fixture
+def ranged(made, run, tmp_path):  # noqa: F811
+    """A network that was trained for weights from 0.1 to 10, hardly, and then made to heed them."""
+    code, _, err = run("train", *on(made), *FEW, *RANGE, "--bidirectional", "inverse", "--out", tmp_path / "run")
+    assert code == 0, err
+    checkpoint = Checkpoint.load(tmp_path / "run" / "best.pt")
+    assert checkpoint.smoothness_range == SmoothnessRange(0.1, 10.0)
+    assert checkpoint.network.arguments["antisymmetric"] and "two_directions" in checkpoint.objective
+    network = checkpoint.model()
+    torch.manual_seed(0)
+    for name, module in network.named_modules():
+        if isinstance(module, ConditionalNorm):
+            torch.nn.init.normal_(module.film.weight, std=0.5)
+        if name.startswith("velocity."):
+            torch.nn.init.normal_(module.weight, std=0.3)
+    replace(checkpoint, weights=network.state_dict()).save(tmp_path / "best.pt")
+    return tmp_path / "best.pt"
+
+
+def test_every_command_answers_for_the_weight_that_it_is_told(ranged, made, run, tmp_path):  # noqa: F811
+    tables = {}
+    for weight in (None, 1, 0.2):
+        chosen = () if weight is None else ("--smoothness", weight)
+        out = tmp_path / f"{weight}.csv"
+        code, _, err = run("evaluate", "--model", ranged, *on(made), "--count", 1, *chosen, "--out", out)
+        assert code == 0 and f"smoothness {weight or 1:g}, of 0.1 to 10" in err
+        tables[weight] = pd.read_csv(out)["sdlogj"]
+    assert tables[None].equals(tables[1]) and not np.allclose(tables[1], tables[0.2])
+    assert (
+        run(
+            "export",
+            "--model",
+            ranged,
+            "--format",
+            "safetensors",
+            "--smoothness",
+            0.2,
+            "--out",
+            tmp_path / "a.safetensors",
+        )[0]
+        == 0
+    )
+    assert json.loads((tmp_path / "a.json").read_text())["smoothness"] == pytest.approx(0.2, rel=0.01)
+    out = tmp_path / "again.csv"
+    assert run("evaluate", "--model", tmp_path / "a.safetensors", *on(made), "--count", 1, "--out", out)[0] == 0
+    assert np.allclose(pd.read_csv(out)["sdlogj"], tables[0.2], rtol=0.02)
+    scans = made / "balls" / "images"
+    pair = ("--moving", scans / "case_00.nii.gz", "--fixed", scans / "case_01.nii.gz", "--iterations", 0)
+    for weight in (0.2, 9):
+        moved = tmp_path / f"moved_{weight}.nii.gz"
+        assert run("register", *pair, "--model", ranged, "--smoothness", weight, "--moved", moved)[0] == 0
+    assert (tmp_path / "moved_0.2.nii.gz").read_bytes() != (tmp_path / "moved_9.nii.gz").read_bytes()
+
+
+def test_a_network_is_trained_further_for_the_range_that_it_has(ranged, made, run, refused, tmp_path):  # noqa: F811
+    begin = ("train", *on(made), "--epochs", 1, "--batch-size", 4, "--init", ranged, "--out", tmp_path / "on")
+    assert run(*begin)[0] == 0
+    assert Checkpoint.load(tmp_path / "on" / "best.pt").smoothness_range == SmoothnessRange(0.1, 10.0)
+    shutil.rmtree(tmp_path / "on")
+    for other in (("--smoothness", 1), ("--smoothness-range", "0.1,5")):
+        assert "answers for weights of the smoothness from 0.1 to 10: leave out" in refused(*begin, *other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--smoothness-range", "10,0.1"), "from 10 to 0.1 is no range of weights"),
+        (("--smoothness-range", "-1,1"), "from -1 to 1 is no range"),
+        (("--smoothness-range", "0,1"), "from 0 to 1 is no range"),
+        (("--smoothness-range", "1"), "--smoothness-range 1 is not two numbers"),
+        (("--smoothness-range", "a,b"), "--smoothness-range a,b is not a list of numbers"),
+        ((*RANGE, "--smoothness", 1), "--smoothness is one weight and --smoothness-range many: give one of them"),
+        ((*RANGE, "--init", "hippocampus"), "answers for one weight of the smoothness: leave out"),
+    ],
+)
+def test_a_range_that_is_none_is_refused(made, refused, tmp_path, options, message):  # noqa: F811
+    assert message in refused("train", *on(made), *options, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_weight_that_a_network_cannot_answer_for_is_refused(ranged, made, refused, tmp_path):  # noqa: F811
+    scans = made / "balls" / "images"
+    pair = ("--moving", scans / "case_00.nii.gz", "--fixed", scans / "case_01.nii.gz")
+    uses = {
+        "evaluate": ("--out", tmp_path / "m.csv"),
+        "register": (*pair, "--moved", tmp_path / "moved.nii.gz"),
+        "export": ("--out", tmp_path / "bundle"),
+    }
+    for command, options in uses.items():
+        outside = refused(command, "--model", ranged, *options, "--smoothness", 11)
+        assert "smoothness 11 is outside of what the network was trained for, 0.1 to 10" in outside
+        assert "trained for one weight" in refused(command, "--model", "hippocampus", *options, "--smoothness", 1)
+    assert "--smoothness chooses among" in refused(
+        "register", *pair, "--no-model", *uses["register"][-2:], "--smoothness", 1
+    )
+    measured = ("learn2reg", "--data-root", tmp_path, "--evaluate", tmp_path, "--out", tmp_path / "m.csv")
+    assert "it goes with --model" in refused(*measured, "--smoothness", 1)
