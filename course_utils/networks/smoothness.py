@@ -37,7 +37,7 @@ class SmoothnessRange:
 
     def weight(self, position: float) -> float:
         """The weight at a position: 0 is the smallest, 1 the largest, and equal steps between are equal ratios."""
-        return self.low * (self.high / self.low) ** position
+        return min(self.high, self.low * (self.high / self.low) ** position)  # which rounding may have put above it
 
     def position(self, weight: float) -> float:
         """Where a weight is: what a network is told. Raises CourseError where it is outside."""

@@ -131,6 +131,8 @@ def test_equal_steps_in_a_range_are_equal_ratios():
     assert [weights.position(w) for w in (0.1, 1.0, 10.0)] == pytest.approx([0.0, 0.5, 1.0])
     assert weights.middle == pytest.approx(1.0) and weights.weight(0.75) == pytest.approx(10**0.5)
     assert weights.position(weights.weight(0.3)) == pytest.approx(0.3)
+    for low in torch.linspace(0.1, 0.9, 30).tolist():  # rounding leads out of no range
+        assert SmoothnessRange(low, 7.3).position(SmoothnessRange(low, 7.3).weight(1.0)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("low", "high"), [(2.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (1.0, 1.0), (float("nan"), 1.0)])
