@@ -25,7 +25,7 @@ from tests.training.test_loop import CARD, Discs, Repeated
 from tests.training.test_seams import batch_of
 
 WEIGHTS = SmoothnessRange(0.01, 100.0)
-CONFIG = TrainConfig(steps=150, batch_size=3, learning_rate=1e-2, validations=2, amp="off")
+CONFIG = TrainConfig(steps=100, batch_size=3, learning_rate=1e-2, validations=2, amp="off")
 
 
 class Recorded:
