@@ -412,18 +412,6 @@ axes.spines[["top", "right"]].set_visible(False)
 figure
 
 # %% [markdown]
-# Where Jupyter has sliders, this one turns the knob for you.
-
-# %%
-if importlib.util.find_spec("ipywidgets"):
-    from ipywidgets import FloatLogSlider, interact
-
-    def look(weight):
-        return deformed_grid(answer(item, weight), step=STEP, spacing=list(cohort.info.spacing))
-
-    interact(look, weight=FloatLogSlider(value=0.5, min=-1.3, max=0.69, step=0.01))
-
-# %% [markdown]
 # ## The verdict
 #
 # - **No, you need not train five networks.** One network with twice the steps of one was nowhere more than 0.02 of Dice behind
@@ -456,7 +444,7 @@ if importlib.util.find_spec("ipywidgets"):
 #
 # **Try it.**
 # 1. *(easy)* Ask `RANGE.position` for a weight of 50. Then ask the network for the position 1.5, which nobody has trained: what does
-#    the roughness do?
+#    the roughness do? In Jupyter, `ipywidgets.interact` makes a slider of `answer` and `deformed_grid`.
 # 2. *(middle)* Train the one network with as many steps as one for a single weight (`STEPS`). Where is it furthest behind, and why
 #    there?
 # 3. *(middle)* Write an objective without the division by $1 + w$. Which end of the range gains, and which loses?
