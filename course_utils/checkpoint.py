@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from course_utils.data.card import DataCard
 from course_utils.errors import CourseError
 from course_utils.files import replacing, save_tensors
-from course_utils.networks import NetworkSpec, RegistrationNetwork
+from course_utils.networks import NetworkSpec, RegistrationNetwork, SmoothnessRange
+from course_utils.networks.film import USUAL
 from course_utils.shipped import resolve
 
 FORMAT = "course_utils 3"
@@ -67,6 +68,33 @@ class Checkpoint:
     def knows_labels(self) -> bool:
         """Whether labels took part in its training: it then knows more than two images show."""
         return "overlap" in self.objective or "painting" in self.objective
+
+    @property
+    def smoothness_range(self) -> SmoothnessRange | None:
+        """The weights of the smoothness that it was trained to answer for; None where it was for one."""
+        return SmoothnessRange.of_objective(self.objective)
+
+    @property
+    def smoothness(self) -> float | None:
+        """The weight out of its range that the network answers for; None where it has none."""
+        weights = self.smoothness_range
+        return None if weights is None else weights.weight(self.weights[USUAL].item())
+
+    def at(self, smoothness: float | None) -> "Checkpoint":
+        """The same network, answering for this weight of the smoothness; for None as it is.
+
+        Raises:
+            CourseError: the weight is outside of the network's range, or it was trained for one weight alone.
+        """
+        if smoothness is None:
+            return self
+        if self.smoothness_range is None:
+            raise CourseError(
+                "this network was trained for one weight of the smoothness: leave --smoothness out, or take a network "
+                "that was trained with --smoothness-range"
+            )
+        usual = torch.tensor([self.smoothness_range.position(smoothness)])
+        return replace(self, weights={**self.weights, USUAL: usual})
 
     def to_dict(self) -> dict[str, Any]:
         """Tensors and plain values, which a file can hold without any code."""

@@ -26,16 +26,21 @@ def passed_on(card: DataCard) -> DataCard:
     return replace(card, source={}, subjects={})
 
 
-def describe(model: str | Path) -> dict[str, Any]:
+def describe(model: str | Path, smoothness: float | None = None) -> dict[str, Any]:
     """All that one must know to use a trained network, as plain values that JSON can hold.
 
-    `validation` are means over the validation pairs at the step that was kept.
+    `validation` are means over the validation pairs at the step that was kept. A network that answers for a range of
+    weights of the smoothness has one in `smoothness`: that which it answers for unless it is told.
+
+    Args:
+        model: A checkpoint.
+        smoothness: Of a copy that answers for another weight, see `Checkpoint.at`.
 
     Raises:
-        CourseError: `model` is not a checkpoint of this course.
+        CourseError: `model` is not a checkpoint of this course, or does not answer for the weight.
     """
     model = resolve(model)
-    checkpoint = Checkpoint.load(model)
+    checkpoint = Checkpoint.load(model).at(smoothness)
     card, recipe = checkpoint.card, checkpoint.card.recipe
     digest = sha256(model)
     measured = {name: value for name, value in checkpoint.metrics.items() if not math.isnan(value)}
@@ -57,6 +62,7 @@ def describe(model: str | Path) -> dict[str, Any]:
         "architecture": checkpoint.network.architecture,
         "arguments": dict(checkpoint.network.arguments),
         "objective": dict(checkpoint.objective),
+        **({} if checkpoint.smoothness is None else {"smoothness": checkpoint.smoothness}),
         "config": dict(checkpoint.config),
         "recipe": recipe.to_dict(),
         "subjects": {split: list(names) for split, names in passed_on(card).subjects.items()},

@@ -7,7 +7,7 @@ import typer
 
 from course_utils.checkpoint import Checkpoint
 from course_utils.commands.data_options import takes_source
-from course_utils.commands.settings import Device, Model, Settings
+from course_utils.commands.settings import Device, Model, Settings, Smoothness
 from course_utils.commands.settings import device as device_of
 from course_utils.data.pair_files import pairs_from_csv
 from course_utils.data.source import Source
@@ -30,6 +30,7 @@ def evaluate(
     *,
     source: Source,
     count: Annotated[int, typer.Option(help="At most so many pairs of the test subjects.", min=1)] = 50,
+    smoothness: Smoothness = None,
     device: Device = "auto",
 ) -> None:
     """Measure a trained network on pairs of scans it has not seen.
@@ -50,7 +51,7 @@ def evaluate(
         raise CourseError("--pairs, --dataset and --images name pairs in three ways: give one of them")
     check_writable(out, "metrics.csv")
     where = device_of(device)
-    checkpoint = Checkpoint.load(model)
+    checkpoint = Checkpoint.load(model).at(smoothness)
     labels = {value: checkpoint.card.labels.get(value, f"label {value}") for value in source.structures or ()}
     if pairs is not None:
         cases = pairs_from_csv(pairs)
@@ -66,6 +67,8 @@ def evaluate(
             raise CourseError("every test subject has trained or validated this network: give others, or --pairs")
         cases = cohort.distinct_pairs("test", count)
         labels = labels or cohort.info.labels
+    if checkpoint.smoothness_range is not None and not Settings.current().quiet:
+        typer.echo(f"smoothness {checkpoint.smoothness:g}, of {checkpoint.smoothness_range}", err=True)
     table = evaluate_checkpoint(checkpoint, cases, labels=labels, device=where)
     with replacing(out) as partial:
         table.to_csv(partial, index=False)

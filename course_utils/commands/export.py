@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from course_utils.commands.settings import Model
+from course_utils.commands.settings import Model, Smoothness
 from course_utils.scans import export as exporting
 
 Format = StrEnum("Format", list(exporting.FORMATS))
@@ -21,6 +21,7 @@ def export(
             help="A MONAI bundle, an ONNX graph for the grid of the training, or a small file that --model takes."
         ),
     ] = Format.bundle,
+    smoothness: Smoothness = None,
 ) -> None:
     """Write a trained network for others: as a MONAI bundle, as an ONNX graph, or as a small file for this package.
 
@@ -32,5 +33,5 @@ def export(
     Example:
       python -m course_utils export --model runs/ncc/best.pt --format onnx --out model.onnx
     """
-    exporting.export(model, out, format.value)
+    exporting.export(model, out, format.value, smoothness=smoothness)
     typer.echo(f"{out} written")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from course_utils.commands.settings import MODEL, Device, Settings
+from course_utils.commands.settings import MODEL, Device, Settings, Smoothness
 from course_utils.commands.settings import device as device_of
 from course_utils.errors import CourseError
 from course_utils.evaluation import readable, summarise
@@ -24,6 +24,7 @@ def learn2reg(
     evaluate: Annotated[
         Path | None, typer.Option(help="Instead of --model: measure this submission, a ZIP file or a folder of fields.")
     ] = None,
+    smoothness: Smoothness = None,
     split: Annotated[Split, typer.Option(help="Which of the official pairs: registration_val or _test.")] = Split.val,
     file_format: Annotated[
         FieldFormat, typer.Option(help="Of the fields; npz holds the array as arr_0.")
@@ -53,6 +54,7 @@ def learn2reg(
             model,
             data_root,
             out,
+            smoothness=smoothness,
             split=split.value,
             file_format=file_format.value,
             short_names=short_names,
@@ -67,6 +69,8 @@ def learn2reg(
             + ("" if split is Split.val else f" --split {split.value}")
         )
     elif evaluate is not None and model is None:
+        if smoothness is not None:
+            raise CourseError("--smoothness chooses an answer of a network: it goes with --model, not with --evaluate")
         typer.echo(readable(summarise(measure(evaluate, data_root, out, split=split.value))))
     else:
         raise CourseError("learn2reg needs either --model FILE-OR-NAME or --evaluate SUBMISSION.zip: give one of them")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from course_utils.commands.settings import MODEL, Device, Settings
+from course_utils.commands.settings import MODEL, Device, Settings, Smoothness
 from course_utils.commands.settings import device as device_of
 from course_utils.data.pair_files import pairs_from_csv
 from course_utils.errors import CourseError
@@ -45,6 +45,7 @@ def register(
         str, typer.Option(help="Which results of --pairs: moved, warp, inverse_warp, moved_label.")
     ] = "moved,moved_label",
     model: Annotated[Path | None, typer.Option(help=MODEL)] = None,
+    smoothness: Smoothness = None,
     no_model: Annotated[bool, typer.Option("--no-model", help="Register by optimisation alone.")] = False,
     affine: Annotated[
         bool | None,
@@ -94,6 +95,7 @@ def register(
     one_pair = {"moving": moving, "fixed": fixed, "moving_label": moving_label, **results}
     one_pair |= {"moving_mask": moving_mask, "fixed_mask": fixed_mask}
     options = {
+        "smoothness": smoothness,
         "affine": affine,
         "affine_similarity": affine_similarity.value,
         "iterations": iterations,

@@ -59,6 +59,13 @@ def _show(
 
 MODEL = "A checkpoint that train wrote, such as OUT/best.pt, or the name of a network that ships: see models."
 Model = Annotated[Path, typer.Option(help=MODEL)]
+Smoothness = Annotated[
+    float | None,
+    typer.Option(
+        help="Weight of the smoothness that a network shall answer for which was trained with --smoothness-range.",
+        show_default="the middle of the range, unless export chose another",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(

@@ -9,16 +9,17 @@ from typing import Annotated
 import typer
 
 from course_utils.checkpoint import Checkpoint
-from course_utils.commands.data_options import takes_source, whole_numbers
+from course_utils.commands.data_options import numbers, takes_source, whole_numbers
 from course_utils.commands.settings import Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.data.source import Source
 from course_utils.errors import CourseError
-from course_utils.networks import ARCHITECTURES, NetworkSpec
+from course_utils.networks import ARCHITECTURES, NetworkSpec, SmoothnessRange
 from course_utils.objectives import (
     CONSISTENCIES,
     REGULARISERS,
     SIMILARITIES,
+    AnySmoothness,
     Consistent,
     InverseToo,
     Objective,
@@ -61,6 +62,13 @@ def train(
     ] = Regulariser.diffusion,
     smoothness: Annotated[
         float | None, typer.Option(help="Weight of the regulariser.", show_default="suits --loss")
+    ] = None,
+    smoothness_range: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: LOW,HIGH, such as 0.1,10. One network learns the answers for all weights between them, and "
+            "--smoothness of evaluate, register, learn2reg and export chooses one."
+        ),
     ] = None,
     jacobian_weight: Annotated[
         float, typer.Option(help="Weight of the share of the volume that folds turn over; 100 is much.")
@@ -169,10 +177,13 @@ def train(
         "antisymmetric": antisymmetric,
         "edges": edges or None,
     }
-    chosen = {name: value for name, value in network.items() if value is not None}
+    chosen: dict[str, object] = {name: value for name, value in network.items() if value is not None}
     if init is not None and (chosen or architecture is not None):
         raise CourseError("--init has a network of its own: leave out the options that choose another")
     start = None if init is None else Checkpoint.load(init)
+    weights = _smoothness_range(smoothness_range, smoothness, start)
+    if weights is not None and start is None:
+        chosen["conditions"] = 1
     if antisymmetric is None and start is None and not dice_weight and bidirectional not in CONSISTENCIES:
         chosen["antisymmetric"] = True
     arguments = chosen if start is None else start.network.arguments
@@ -192,7 +203,7 @@ def train(
     objective = pair_objective(
         loss.value,
         regulariser=regulariser.value,
-        smoothness=smoothness,
+        smoothness=smoothness if weights is None else 0.0,
         dice_weight=dice_weight,
         labels=cohort.info.labels,
         jacobian_weight=jacobian_weight,
@@ -207,7 +218,7 @@ def train(
         out,
         network=NetworkSpec((architecture or ARCHITECTURE).value, {"spatial_dims": len(cohort.info.shape), **chosen}),
         start=start,
-        objective=_whole_objective(objective, painted, bidirectional, consistency_weight),
+        objective=_whole_objective(objective, painted, bidirectional, consistency_weight, weights),
         config=TrainConfig(
             steps=steps,
             minutes=MINUTES if minutes is None and steps is None else minutes,
@@ -233,10 +244,33 @@ def train(
     )
 
 
+def _smoothness_range(given: str | None, smoothness: float | None, start: Checkpoint | None) -> SmoothnessRange | None:
+    """The weights that the network shall answer for: those of --smoothness-range, or of the network of --init."""
+    if given is not None and smoothness is not None:
+        raise CourseError("--smoothness is one weight and --smoothness-range many: give one of them")
+    ends = numbers("--smoothness-range", given)
+    if ends is not None and len(ends) != 2:
+        raise CourseError(f"--smoothness-range {given} is not two numbers: write it as in --smoothness-range 0.1,10")
+    weights = None if ends is None else SmoothnessRange(*ends)
+    if start is None:
+        return weights
+    its = start.smoothness_range
+    if weights not in (None, its) or (its is not None and smoothness is not None):
+        known = "one weight of the smoothness" if its is None else f"weights of the smoothness from {its}"
+        raise CourseError(f"the network of --init answers for {known}: leave out the option that asks for another")
+    return its
+
+
 def _whole_objective(
-    pair: PairObjective, painted: bool, bidirectional: Bidirectional | None, weight: float | None
+    pair: PairObjective,
+    painted: bool,
+    bidirectional: Bidirectional | None,
+    weight: float | None,
+    weights: SmoothnessRange | None,
 ) -> Objective:
     """What is minimised, around the objective of one direction of a pair."""
+    if weights is not None:
+        return AnySmoothness(_whole_objective(pair, painted, bidirectional, weight, None), weights)
     if painted:
         return PaintedObjective(pair)
     if bidirectional is None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from course_utils.errors import CourseError
 from course_utils.fields import compose, edges, integrate, invert, pool, resize, warp
+from course_utils.networks.film import Conditioning
 
 FINER_SQUARINGS = 2
 """The last squarings of a velocity, on the images' grid where it was predicted on a coarser one and nobody trains.
@@ -268,6 +269,9 @@ class VelocityNetwork(RegistrationNetwork):
             velocity, so the two maps are each other's inverse, and an image against itself does not move.
         edges: See the images' edges (`fields.edges`) in place of their intensities: an image and its negative then look
             the same, and many contrasts alike.
+        conditions: How many numbers, each from 0 to 1, the answer depends on beside the images; `forward` takes them as
+            its `condition`, and where it is given none, those that `Conditioning.usual` holds. They scale and shift
+            normalised features, so `instance_norm` must be on.
 
     Attributes:
         first_stride: 1, or 2 at half resolution: what the first level reduces the images by.
@@ -287,12 +291,15 @@ class VelocityNetwork(RegistrationNetwork):
         instance_norm: bool = False,
         antisymmetric: bool = False,
         edges: bool = False,
+        conditions: int = 0,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims is 2 or 3, not {spatial_dims}")
         if integration_steps < 0:
             raise ValueError(f"integration_steps is the number of squarings, 0 or more, not {integration_steps}")
+        if conditions < 0 or (conditions and not instance_norm):
+            raise ValueError(f"conditions={conditions} is 0 or more, and above 0 only with instance_norm")
         self.spatial_dims = spatial_dims
         self.integration_steps = integration_steps
         self.first_stride = 2 if half_resolution else 1
@@ -300,6 +307,18 @@ class VelocityNetwork(RegistrationNetwork):
         self.instance_norm = instance_norm
         self.antisymmetric = antisymmetric
         self.edges = edges
+        self.conditioning = Conditioning(conditions) if conditions else None
+
+    def code(self, condition: Tensor | None, batch: int) -> Tensor | None:
+        """What the conditional layers see of a batch's condition; None for a network without.
+
+        Raises:
+            ValueError: the condition is not of the network's shape, or it takes none.
+        """
+        if self.conditioning is None:
+            refuse_condition(condition)
+            return None
+        return self.conditioning(condition, batch)
 
     @abc.abstractmethod
     def predict(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:

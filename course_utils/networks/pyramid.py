@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_utils.fields import resize, warp
-from course_utils.networks.base import VelocityNetwork, architecture, check_levels, refuse_condition
+from course_utils.networks.base import VelocityNetwork, architecture, check_levels
 from course_utils.networks.blocks import CONVOLUTION, activation, convolution_block, velocity_head
 
 SQUARINGS = 3
@@ -36,6 +36,7 @@ class Pyramid(VelocityNetwork):
         instance_norm: Normalise each channel of each image; a larger learning rate then stays stable.
         antisymmetric: See `VelocityNetwork`.
         edges: See `VelocityNetwork`.
+        conditions: See `VelocityNetwork`.
 
     Source: Hu et al., Dual-stream pyramid registration network, Medical Image Analysis 78, 2022 (warped feature
     pyramids); Vercauteren et al., Symmetric log-domain diffeomorphic registration, MICCAI 2008 (updates of the
@@ -53,6 +54,7 @@ class Pyramid(VelocityNetwork):
         instance_norm: bool = True,
         antisymmetric: bool = False,
         edges: bool = False,
+        conditions: int = 0,
     ) -> None:
         check_levels(features)
         super().__init__(
@@ -63,8 +65,11 @@ class Pyramid(VelocityNetwork):
             instance_norm=instance_norm,
             antisymmetric=antisymmetric,
             edges=edges,
+            conditions=conditions,
         )
-        block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm)
+        block = functools.partial(
+            convolution_block, spatial_dims, instance_norm=instance_norm, conditional=conditions > 0
+        )
         convolution = CONVOLUTION[spatial_dims]
         widths = [1, *features]
         strides = [self.first_stride] + [2] * (len(features) - 1)
@@ -76,7 +81,9 @@ class Pyramid(VelocityNetwork):
             convolution(2 * width + context, width, 3, padding=1)
             for width, context in zip(features, contexts, strict=True)
         )
-        self.activation = nn.ModuleList(activation(spatial_dims, width, instance_norm) for width in features)
+        self.activation = nn.ModuleList(
+            activation(spatial_dims, width, instance_norm, conditional=conditions > 0) for width in features
+        )
         # A larger kernel costs as much as the decoder before it, and finds nothing that the decoder has not seen.
         self.velocity = nn.ModuleList(
             velocity_head(spatial_dims, width, kernel=1, bias=not antisymmetric) for width in features
@@ -84,16 +91,17 @@ class Pyramid(VelocityNetwork):
 
     def predict(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:
         """See `VelocityNetwork.predict`."""
-        refuse_condition(condition)
+        code = self.code(condition, len(moving))
         velocity = seen = None
-        for level, images in self._levels(moving, fixed):
+        for level, images in self._levels(moving, fixed, code):
             of_moving, of_fixed = images.chunk(2)
             if velocity is not None:
                 # The velocity so far is as coarse as the level below: integrated there, it costs an eighth.
                 of_moving = warp(of_moving, resize(self.exponential(velocity, SQUARINGS), images.shape[2:]))
                 velocity = resize(velocity, images.shape[2:])
             context = [] if seen is None else [self._finer(seen, level)]
-            seen = self.activation[level](self.decoder[level](torch.cat([of_moving, of_fixed, *context], dim=1)))
+            compared = self.decoder[level](torch.cat([of_moving, of_fixed, *context], dim=1))
+            seen = self.activation[level](compared, code)
             update = self.velocity[level](seen).float()
             velocity = update if velocity is None else velocity + update
         assert velocity is not None  # there are two levels or more
@@ -101,27 +109,29 @@ class Pyramid(VelocityNetwork):
 
     def predict_antisymmetric(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:
         """See `VelocityNetwork.predict_antisymmetric`. Within, a batch holds the moving and then the fixed images."""
-        refuse_condition(condition)
+        code = self.code(condition, len(moving))
+        in_both_orders = None if code is None else torch.cat([code, code])
         velocity = seen = None
-        for level, images in self._levels(moving, fixed):
+        for level, images in self._levels(moving, fixed, code):
             if velocity is not None:
                 half = 0.5 * torch.cat([velocity, -velocity])
                 images = warp(images, resize(self.exponential(half, SQUARINGS), images.shape[2:]))
                 velocity = resize(velocity, images.shape[2:])
             context = None if seen is None else self._finer(seen, level)
-            seen = self.activation[level](self._in_both_orders(level, images, context))
+            seen = self.activation[level](self._in_both_orders(level, images, context), in_both_orders)
             first, second = seen.chunk(2)
             update = self.velocity[level](first - second).float()
             velocity = update if velocity is None else velocity + update
         assert velocity is not None
         return velocity
 
-    def _levels(self, moving: Tensor, fixed: Tensor) -> list[tuple[int, Tensor]]:
+    def _levels(self, moving: Tensor, fixed: Tensor, code: Tensor | None) -> list[tuple[int, Tensor]]:
         """Number and features of each level, coarsest first: `(2 B, C, *spatial)`, of moving, then of fixed images."""
         images = torch.cat([moving, fixed])
+        of_both = None if code is None else torch.cat([code, code])
         levels = []
         for number, level in enumerate(self.encoder):
-            images = level(images)
+            images = level(images, of_both)
             levels.append((number, images))
         return levels[::-1]
 

@@ -20,6 +20,7 @@ class UNet(nn.Module):
         first_stride: 1 lets the first level work at the input's resolution, 2 at half of it. At half resolution a 3-D
             network does an eighth of the work, and the finest level is where most of the time goes.
         instance_norm: Normalise each channel of each image between convolution and activation.
+        conditional: The same, scaled and shifted by the code of a condition (see `film`).
 
     Attributes:
         divisor: What the input's sizes must be multiples of.
@@ -35,9 +36,10 @@ class UNet(nn.Module):
         *,
         first_stride: int = 1,
         instance_norm: bool = False,
+        conditional: bool = False,
     ) -> None:
         super().__init__()
-        block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm)
+        block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm, conditional=conditional)
         self.divisor = first_stride * 2 ** (len(features) - 1)
         widths = [in_channels, *features]
         strides = [first_stride] + [2] * (len(features) - 1)
@@ -46,14 +48,14 @@ class UNet(nn.Module):
             block(coarse + fine, fine) for fine, coarse in zip(features[-2::-1], features[:0:-1], strict=True)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, in_channels, *spatial)` to `(B, features[0], *spatial / first_stride)`."""
+    def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
+        """`(B, in_channels, *spatial)` to `(B, features[0], *spatial / first_stride)`; `code` if it is conditional."""
         skips = []
         for level in self.encoder:
-            x = level(x)
+            x = level(x, code)
             skips.append(x)
         skips.pop()
         for level in self.decoder:
             x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = level(torch.cat([x, skips.pop()], dim=1))
+            x = level(torch.cat([x, skips.pop()], dim=1), code)
         return x

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from course_utils.networks.base import VelocityNetwork, architecture, check_levels, refuse_condition
+from course_utils.networks.base import VelocityNetwork, architecture, check_levels
 from course_utils.networks.blocks import velocity_head
 from course_utils.networks.unet import UNet
 
@@ -23,6 +23,7 @@ class VoxelMorph(VelocityNetwork):
             stays stable.
         antisymmetric: See `VelocityNetwork`; here it takes two passes.
         edges: See `VelocityNetwork`.
+        conditions: See `VelocityNetwork`.
 
     Source: Balakrishnan et al., VoxelMorph: a learning framework for deformable medical image registration, IEEE TMI
     38(8), 2019.
@@ -38,6 +39,7 @@ class VoxelMorph(VelocityNetwork):
         instance_norm: bool = True,
         antisymmetric: bool = False,
         edges: bool = False,
+        conditions: int = 0,
     ) -> None:
         check_levels(features)
         super().__init__(
@@ -48,11 +50,19 @@ class VoxelMorph(VelocityNetwork):
             instance_norm=instance_norm,
             antisymmetric=antisymmetric,
             edges=edges,
+            conditions=conditions,
         )
-        self.unet = UNet(spatial_dims, 2, features, first_stride=self.first_stride, instance_norm=instance_norm)
+        self.unet = UNet(
+            spatial_dims,
+            2,
+            features,
+            first_stride=self.first_stride,
+            instance_norm=instance_norm,
+            conditional=conditions > 0,
+        )
         self.velocity = velocity_head(spatial_dims, features[0], bias=not antisymmetric)
 
     def predict(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:
         """See `VelocityNetwork.predict`."""
-        refuse_condition(condition)
-        return self.velocity(self.unet(torch.cat([moving, fixed], dim=1))).float()
+        code = self.code(condition, len(moving))
+        return self.velocity(self.unet(torch.cat([moving, fixed], dim=1), code)).float()

@@ -1,5 +1,6 @@
 """What training and instance optimisation minimise."""
 
+from course_utils.objectives.any_smoothness import AnySmoothness
 from course_utils.objectives.base import Batch, Model, Objective, Outcome, Term
 from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
@@ -21,6 +22,7 @@ __all__ = [
     "REGULARISERS",
     "SIMILARITIES",
     "SSD",
+    "AnySmoothness",
     "Batch",
     "Consistent",
     "Folding",

@@ -44,7 +44,7 @@ class _Outputs(nn.Module):
         return registration.moved, registration.displacement
 
 
-def export_onnx(model: str | Path, out: str | Path) -> None:
+def export_onnx(model: str | Path, out: str | Path, smoothness: float | None = None) -> None:
     """Write a network as an ONNX graph: inputs `moving` and `fixed`, outputs `moved` and `displacement`.
 
     The graph is for one pair on the grid that the network was trained on, `(1, 1, *shape)`; a runtime refuses any
@@ -54,7 +54,7 @@ def export_onnx(model: str | Path, out: str | Path) -> None:
         CourseError: the packages onnx and onnxscript are missing, `model` is not a checkpoint, or `out` cannot be
             written.
     """
-    description = describe(model)
+    description = describe(model, smoothness)
     try:
         import onnxscript  # noqa: F401, what torch.onnx needs and does not install
     except ImportError as error:
@@ -62,7 +62,7 @@ def export_onnx(model: str | Path, out: str | Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that nothing here uses
     pair = torch.zeros(2, 1, 1, *description["shape"])
     program = torch.onnx.export(
-        _Outputs(Checkpoint.load(model).model()).eval(),
+        _Outputs(Checkpoint.load(model).at(smoothness).model()).eval(),
         (pair[0], pair[1]),
         dynamo=True,
         opset_version=ONNX_OPSET,
@@ -96,7 +96,7 @@ class PairNetwork(nn.Module):
         return self.network(image[:, :1], image[:, 1:]).displacement
 
 
-def export_bundle(model: str | Path, out: str | Path) -> None:
+def export_bundle(model: str | Path, out: str | Path, smoothness: float | None = None) -> None:
     """Write a network as a MONAI bundle: a folder with weights, metadata, an inference configuration and a card.
 
     Run by MONAI, it registers two files as the command `register` does and writes the moved scan and an ITK field; a
@@ -111,7 +111,7 @@ def export_bundle(model: str | Path, out: str | Path) -> None:
     out = Path(out)
     if out.exists():
         raise CourseError(f"{out} exists: remove it, or choose another folder for the bundle")
-    checkpoint, description = Checkpoint.load(model), describe(model)
+    checkpoint, description = Checkpoint.load(model).at(smoothness), describe(model, smoothness)
     with replacing(out) as partial:
         for folder in ("configs", "models", "docs"):
             (partial / folder).mkdir(parents=True, exist_ok=True)
@@ -254,7 +254,7 @@ def _inference(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def export_safetensors(model: str | Path, out: str | Path) -> None:
+def export_safetensors(model: str | Path, out: str | Path, smoothness: float | None = None) -> None:
     """Write a network as one small file that `--model` takes, weights in float16, and beside it its card as JSON.
 
     Its data card is that of `model_card.passed_on`.
@@ -265,13 +265,13 @@ def export_safetensors(model: str | Path, out: str | Path) -> None:
     out = Path(out)
     if out.suffix != SAFETENSORS:
         raise CourseError(f"{out} does not end in {SAFETENSORS}, by which it is known: choose such a name")
-    checkpoint = Checkpoint.load(model)
+    checkpoint = Checkpoint.load(model).at(smoothness)
     replace(checkpoint, card=passed_on(checkpoint.card)).save(out)
     with replacing(out.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(describe(out), indent=2) + "\n", encoding="utf-8")
 
 
-FORMATS: dict[str, Callable[[str | Path, str | Path], None]] = {
+FORMATS: dict[str, Callable[[str | Path, str | Path, float | None], None]] = {
     "bundle": export_bundle,
     "onnx": export_onnx,
     "safetensors": export_safetensors,
@@ -279,13 +279,15 @@ FORMATS: dict[str, Callable[[str | Path, str | Path], None]] = {
 """What `export` writes, by name."""
 
 
-def export(model: str | Path, out: str | Path, file_format: str = "bundle") -> None:
+def export(model: str | Path, out: str | Path, file_format: str = "bundle", *, smoothness: float | None = None) -> None:
     """Write a trained network for other programs.
 
     Args:
         model: A checkpoint.
         out: The new folder of a bundle, or the file of an ONNX graph or of weights.
         file_format: A name out of `FORMATS`.
+        smoothness: The weight of the smoothness that the copy answers for, see `Checkpoint.at`; a file of safetensors
+            can still be asked for another.
 
     Raises:
         CourseError: see `export_bundle`, `export_onnx` and `export_safetensors`.
@@ -297,4 +299,4 @@ def export(model: str | Path, out: str | Path, file_format: str = "bundle") -> N
         check_writable(out, f"model.{file_format}")
     elif not out.parent.is_dir():
         raise CourseError(f"{out.parent} is not a folder: make it, or choose another --out")
-    FORMATS[file_format](model, out)
+    FORMATS[file_format](model, out, smoothness)

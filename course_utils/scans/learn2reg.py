@@ -94,6 +94,7 @@ def submit(
     folder: str | Path,
     out: str | Path,
     *,
+    smoothness: float | None = None,
     split: str = "val",
     file_format: str = "nii.gz",
     short_names: bool = False,
@@ -106,6 +107,7 @@ def submit(
         model: A checkpoint.
         folder: Of one task, with its NAME_dataset.json.
         out: The ZIP file.
+        smoothness: The weight of the smoothness that the network shall answer for, see `Checkpoint.at`.
         split, file_format, short_names, device, progress: See `write_submission`.
 
     Returns:
@@ -117,7 +119,7 @@ def submit(
     check_writable(Path(out), "submission.zip")
     cohort = load_cohort("learn2reg", folder, download=False)
     return write_submission(
-        Checkpoint.load(model),
+        Checkpoint.load(model).at(smoothness),
         cohort,
         out,
         split=split,

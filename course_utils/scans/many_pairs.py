@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from course_utils.checkpoint import Checkpoint
 from course_utils.data.pairs import Pair
 from course_utils.errors import CourseError
 from course_utils.files import replacing
 from course_utils.progress import track
-from course_utils.scans.registration import register_files
+from course_utils.scans.registration import network_of, register_files
 from course_utils.scans.results import RESULTS
 
 TABLE = "registrations.csv"
@@ -26,6 +25,7 @@ def register_pairs(
     *,
     write: Iterable[str] = ("moved", "moved_label"),
     model: str | Path | None = None,
+    smoothness: float | None = None,
     progress: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
@@ -36,6 +36,7 @@ def register_pairs(
         folder: For the results; it may be there, but must be empty.
         write: Which results, see `results.RESULTS`.
         model: A checkpoint; it is read once.
+        smoothness: See `register_files`.
         progress: Tell how far it has got.
         options: Of `register_files`.
 
@@ -55,7 +56,7 @@ def register_pairs(
         raise CourseError(f"pair {twice} comes twice: give each pair once")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise CourseError(f"{folder} is not an empty folder: choose another for the results, or empty it")
-    checkpoint = None if model is None else Checkpoint.load(model)
+    checkpoint = network_of(model, smoothness)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

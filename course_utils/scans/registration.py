@@ -74,6 +74,7 @@ def register_files(
     outputs: Mapping[str, str | Path],
     *,
     model: str | Path | Checkpoint | None = None,
+    smoothness: float | None = None,
     affine: bool | None = None,
     affine_similarity: str = "correlation",
     iterations: int | None = None,
@@ -92,6 +93,7 @@ def register_files(
         outputs: Files to write, by name: `moved` (the moved scan), `warp` (the field that made it), `inverse_warp`
             (the field that moves the fixed scan), `moved_label`. See `results.results`.
         model: A checkpoint, or its file; None registers without a network.
+        smoothness: The weight of the smoothness that the network shall answer for, see `Checkpoint.at`.
         affine: Align with 12 parameters first; None does so where the scans do not lie on each other, see
             `affine.apart`.
         affine_similarity: What the alignment compares: `"correlation"`, or `"mi"` for scans of different contrast.
@@ -120,7 +122,7 @@ def register_files(
         given["--model"] = model
     inputs = {option: Path(path) for option, path in given.items() if path is not None}
     check_outputs({f"--{name.replace('_', '-')}": path for name, path in places.items()}, inputs, layout)
-    checkpoint = model if model is None or isinstance(model, Checkpoint) else Checkpoint.load(model)
+    checkpoint = network_of(model, smoothness)
     if checkpoint is None and not affine and iterations == 0:
         raise CourseError("without a model, --affine or --iterations there is nothing to do: give one of them")
     scans = read_image(moving, as_image=as_images), read_image(fixed, as_image=as_images)
@@ -157,6 +159,19 @@ def register_files(
             partial = stack.enter_context(replacing(path))
             writing.save(files[name], partial, path)
     return report
+
+
+def network_of(model: str | Path | Checkpoint | None, smoothness: float | None) -> Checkpoint | None:
+    """The network that registers; see `register_files` for both arguments.
+
+    Raises:
+        CourseError: there is no such network, or none that could answer for this weight of the smoothness.
+    """
+    if model is not None:
+        return (model if isinstance(model, Checkpoint) else Checkpoint.load(model)).at(smoothness)
+    if smoothness is not None:
+        raise CourseError("--smoothness chooses among the answers of a network: give --model, or leave it out")
+    return None
 
 
 # --- from two scans to a map ------------------------------------------------------------------------------------------

@@ -204,7 +204,8 @@ class _TrainingRun:
     @staticmethod
     def _options(checkpoint: Checkpoint) -> dict[str, Any]:
         """What a resumed run must have been begun with, by name."""
-        network = {"architecture": checkpoint.network.architecture, **checkpoint.network.arguments}
+        # Built, so that an argument which a network did not have yet when the run was begun has its default.
+        network = {"architecture": checkpoint.network.architecture, **checkpoint.network.build().spec.arguments}
         card = {
             name: value
             for name, value in checkpoint.card.to_dict().items()
