@@ -67,8 +67,8 @@ def mi_loss(moved: Tensor, fixed: Tensor, bins: int = 32, weight: Tensor | None 
     """Minus the mutual information of two images' intensities, in nats: how well the one foretells the other.
 
     It asks for no law between the intensities, only that there is one, and the same in the whole image. The joint
-    histogram is filled through Parzen windows, cubic B-splines over four bins, so that it has a gradient; each pair of a
-    batch has its own. A voxel takes the memory of its windows, 100 bytes or so, however many bins there are.
+    histogram is filled through Parzen windows, cubic B-splines over four bins, so that it has a gradient; each pair of
+    a batch has its own. A voxel takes the memory of its windows, 100 bytes or so, however many bins there are.
 
     Args:
         moved, fixed: `(B, 1, *spatial)`, intensities from 0 to 1; what lies outside counts as the nearer of the two.
@@ -76,8 +76,8 @@ def mi_loss(moved: Tensor, fixed: Tensor, bins: int = 32, weight: Tensor | None 
             any relation, about `bins**2 / 2n` nats are found.
         weight: `(B, 1, *spatial)` from 0 to 1: how much each voxel counts; None counts all alike.
 
-    Source: Viola and Wells, IJCV 24(2), 1997; Thevenaz and Unser, Optimization of mutual information for multiresolution
-    image registration, IEEE TIP 9(12), 2000; Mattes et al., IEEE TMI 22(1), 2003 (the B-splines).
+    Source: Viola and Wells, IJCV 24(2), 1997; Thevenaz and Unser, Optimization of mutual information for
+    multiresolution image registration, IEEE TIP 9(12), 2000; Mattes et al., IEEE TMI 22(1), 2003 (the B-splines).
     """
     _same_shape(moved, fixed)
     if bins < 5:
@@ -115,9 +115,7 @@ def _parzen(values: Tensor, bins: int) -> tuple[Tensor, list[Tensor]]:
     return first.long(), [(1 - t) ** 3 / 6, *inner, t**3 / 6]
 
 
-def mind_loss(
-    moved: Tensor, fixed: Tensor, radius: int = 1, distance: int = 1, weight: Tensor | None = None
-) -> Tensor:
+def mind_loss(moved: Tensor, fixed: Tensor, radius: int = 1, distance: int = 1, weight: Tensor | None = None) -> Tensor:
     """Mean squared difference of two images' self-similarities, see `mind`: neither has to be like the other anywhere.
 
     `weight`, `(B, 1, *spatial)` from 0 to 1, says how much each voxel counts; None counts all alike.
@@ -134,7 +132,7 @@ def mind(image: Tensor, radius: int = 1, distance: int = 1) -> Tensor:
     The neighbours of a voxel are those at `distance` along each axis, in either direction: 6 in a volume, 4 in a slice.
     Each two of them that lie on different axes are compared: 12 pairs in a volume, 4 in a slice. A channel holds
     `exp(-d / v)`, where `d` is the mean squared difference of the patches around the two, less the smallest of all
-    pairs, and `v` the mean of `d` over the pairs before that. So the image's `a x + b`, for any `a` but 0, has the same.
+    pairs, and `v` the mean of `d` over the pairs before that. So the image `a x + b`, for any `a` but 0, has the same.
 
     Args:
         image: `(B, 1, *spatial)`, 2-D or 3-D.
@@ -154,11 +152,9 @@ def mind(image: Tensor, radius: int = 1, distance: int = 1) -> Tensor:
     padded = F.pad(image, [distance] * (2 * dims), mode="replicate")
 
     def neighbour(axis: int, side: int) -> Tensor:
-        """The image as seen from each voxel's neighbour."""
-        for other in range(dims):
-            start = distance + (side * distance if other == axis else 0)
-            seen = (padded if other == 0 else seen).narrow(2 + other, start, image.shape[2 + other])
-        return seen
+        """The image's values one neighbour further, at each voxel."""
+        starts = [distance * (1 + side * (other == axis)) for other in range(dims)]
+        return padded[(..., *(slice(at, at + n) for at, n in zip(starts, image.shape[2:], strict=True)))]
 
     neighbours = [[neighbour(axis, side) for side in (-1, 1)] for axis in range(dims)]
     pairs = [

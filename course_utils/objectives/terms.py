@@ -82,7 +82,7 @@ class MI:
     bins: int = 32
     needs: ClassVar[frozenset[str]] = NOTHING
     smoothness: ClassVar[float] = 2.0
-    refinement: ClassVar[float] = 0.45
+    refinement: ClassVar[float] = 2.0
 
     def __call__(self, registration: Registration, batch: Batch) -> Tensor:
         """See `Term`."""
@@ -102,7 +102,7 @@ class MIND:
     distance: int = 2
     needs: ClassVar[frozenset[str]] = NOTHING
     smoothness: ClassVar[float] = 0.25
-    refinement: ClassVar[float] = 0.2
+    refinement: ClassVar[float] = 0.3
 
     def __call__(self, registration: Registration, batch: Batch) -> Tensor:
         """See `Term`."""
