@@ -81,7 +81,7 @@ class MI:
 
     bins: int = 32
     needs: ClassVar[frozenset[str]] = NOTHING
-    smoothness: ClassVar[float] = 2.0
+    smoothness: ClassVar[float] = 0.5
     refinement: ClassVar[float] = 2.0
 
     def __call__(self, registration: Registration, batch: Batch) -> Tensor:
@@ -101,7 +101,7 @@ class MIND:
     radius: int = 1
     distance: int = 2
     needs: ClassVar[frozenset[str]] = NOTHING
-    smoothness: ClassVar[float] = 0.25
+    smoothness: ClassVar[float] = 0.1
     refinement: ClassVar[float] = 0.3
 
     def __call__(self, registration: Registration, batch: Batch) -> Tensor:

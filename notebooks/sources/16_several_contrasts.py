@@ -284,7 +284,8 @@ there = affine_field(1.06 * turn, torch.tensor([5.0, -4.0]))
 turned = warp(t2, there, padding="zeros")
 
 
-def align(loss, moving, fixed, steps=120):
+# %%
+def align(loss, moving, fixed, steps=100):
     parameters = torch.zeros(2, 3, requires_grad=True)  # of the matrix less the identity, and the shift
     adam = torch.optim.Adam([parameters], lr=0.02)
     for _ in range(steps):
@@ -370,19 +371,20 @@ def cosine(edges_of, displacement):
     return ((force * down).sum() / (force.norm(dim=1) * down.norm(dim=1)).sum()).item()
 
 
+# %%
 still = torch.zeros(1, 2, *fixed.shape[2:])
 registered = descend(demons, moving, fixed)
 angles = {(edges, k): cosine(edges, u) for edges in ("moved", "fixed") for k, u in enumerate((still, registered))}
 for (edges, k), value in angles.items():
     print(f"edges of the {edges} image, {('before', 'after 60 pushes')[k]}: cosine {value:.2f}")
-assert min(angles["moved", 0], angles["moved", 1]) > 0.8
-assert angles["fixed", 1] > max(0.3, angles["fixed", 0])
+assert min(angles["moved", 0], angles["moved", 1]) > 0.9
+assert 0.2 < min(angles["fixed", 0], angles["fixed", 1]) < 0.85
 
 # %% [markdown]
-# With the moved image's edges, the force points exactly down the squared difference, but for the interpolation. With the fixed
-# image's edges, as Thirion has it, it points downhill on average, and better so the more the two images lie on each other. **A
-# force is a gradient step with a clever length**, and the blur takes the place of a smoothness term. So the recipe has a free
-# slot: put any loss in.
+# With the moved image's edges, the force points down the squared difference; the rest is interpolation. With the fixed
+# image's edges, as Thirion has it (they need not be computed anew after every push), it points downhill on average. **A force is a
+# gradient step with a clever length**, and the blur takes the place of a smoothness term. So the recipe has a free slot: put any
+# loss in.
 #
 # What is the squared difference worth with two contrasts? Two people now, and their labels judge:
 
@@ -421,12 +423,13 @@ table = pd.Series(reached).unstack()
 print(f"before: Dice {before:.3f}")
 assert table.loc["demons", "T1"] > before + 0.05 and table.loc["gradient of SSD", "T1"] > before + 0.05
 assert table.loc["demons", "T2"] < before and table.loc["gradient of SSD", "T2"] < before
-assert table.loc["gradient of MIND"].min() > before + 0.05
+assert table.loc["gradient of MIND"].min() > before + 0.02
 table.rename_axis("T1 with", axis=1).round(3)
 
 # %% [markdown]
-# One recipe, three forces. The two that follow the squared difference register one contrast and make it *worse than nothing*
-# with two. MIND registers both.
+# One recipe, three forces. The two that follow the squared difference register one contrast and make it *worse than nothing* with
+# two. MIND registers both. In this simple recipe it pays for that with overlap where there is one contrast only: it looks at patches,
+# and knows less well where exactly an edge is.
 #
 # ## How large is the error? Landmarks, and what they hide
 #
@@ -560,7 +563,7 @@ assert spearmanr(runs["SSD after"], runs["true error, mm"])[0] < 0.2  # and +1
 # ## The tested versions, on pairs of people
 #
 # `optimise` of the course (notebook 10) takes any similarity: here without a network, eight pairs, T1 with T1 and T1 with
-# painted T2. Each similarity has its own default weight of the smoothness, chosen on validation pairs of both data sets.
+# painted T2. Each similarity has its own default weight of the smoothness, chosen on other pairs of both data sets.
 
 # %%
 from course_utils.objectives import SIMILARITIES
@@ -571,7 +574,7 @@ scores = {}
 for contrast, change in (("T1", lambda image: image), ("T2", as_t2)):
     for key in names:
         fields = [
-            optimise(change(p["moving"][None]), p["fixed"][None], similarity=SIMILARITIES[key](1), iterations=50)
+            optimise(change(p["moving"][None]), p["fixed"][None], similarity=SIMILARITIES[key](1), iterations=40)
             for p in pairs
         ]
         scores[key, contrast] = [overlap(p, found.displacement) for p, found in zip(pairs, fields, strict=True)]
@@ -583,13 +586,15 @@ overview = overview.loc[list(names)].rename(index=names).rename_axis("T1 with", 
 drop = overview["T1"] - overview["T2"]
 print(f"before: Dice {before:.3f}, {len(pairs)} pairs")
 assert (overview["T1"] > before + 0.08).all() and overview.loc["SSD", "T2"] < before
-assert (overview.loc[["MI", "MIND"], "T2"] > before + 0.08).all() and drop[["MI", "MIND"]].max() < 0.06
+assert (overview["T2"].drop("SSD") > before + 0.05).all() and drop.drop("SSD").max() < drop["SSD"] / 3
+assert drop[["MI", "MIND"]].max() < 0.07 and drop["MI"] < drop["NCC, local"]
 overview.assign(lost=drop).round(3)
 
 # %% [markdown]
-# The difference of the squares breaks down as foretold. The other three lose little or nothing. Mutual information does so well
-# because our painting is its own assumption: one intensity foretells the other, and in the whole image by the same rule. Break
-# the rule: let the coil shade the picture, brighter on the one side than on the other. **Predict:** who minds?
+# The squared difference breaks down as foretold. The other three lose far less, and mutual information the least of all that
+# compare intensities. It does so well because our painting is its own assumption: one intensity foretells the other, and in the whole
+# image by the same rule. Break the rule: let the coil shade the picture, brighter on the one side than on the other. **Predict:** who
+# minds?
 
 
 # %%
@@ -602,7 +607,7 @@ def shaded(image, strength=1.2):
 under_coil = {}
 for key in ("mi", "mind"):
     moved = [
-        optimise(shaded(p["moving"][None]), p["fixed"][None], similarity=SIMILARITIES[key](1), iterations=50)
+        optimise(shaded(p["moving"][None]), p["fixed"][None], similarity=SIMILARITIES[key](1), iterations=40)
         for p in pairs
     ]
     after = np.mean([overlap(p, found.displacement) for p, found in zip(pairs, moved, strict=True)])
