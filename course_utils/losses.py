@@ -5,6 +5,7 @@ any batch and any image size. All of them leave autocast and compute in float32:
 float16, and loses all its digits in bfloat16.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -60,6 +61,114 @@ def ncc_loss(
         variance_m = (mean_mm - mean_m * mean_m).clamp(min=0)
         variance_f = (mean_ff - mean_f * mean_f).clamp(min=0)
         return 1 - _mean(covariance.square() / (variance_m * variance_f + epsilon), weight)
+
+
+def mi_loss(moved: Tensor, fixed: Tensor, bins: int = 32, weight: Tensor | None = None) -> Tensor:
+    """Minus the mutual information of two images' intensities, in nats: how well the one foretells the other.
+
+    It asks for no law between the intensities, only that there is one, and the same in the whole image. The joint
+    histogram is filled through Parzen windows, cubic B-splines over four bins, so that it has a gradient; each pair of
+    a batch has its own. A voxel takes the memory of its windows, 100 bytes or so, however many bins there are.
+
+    Args:
+        moved, fixed: `(B, 1, *spatial)`, intensities from 0 to 1; what lies outside counts as the nearer of the two.
+        bins: along each side of the histogram, 5 or more. Many of them need many voxels: between `n` voxels without
+            any relation, about `bins**2 / 2n` nats are found.
+        weight: `(B, 1, *spatial)` from 0 to 1: how much each voxel counts; None counts all alike.
+
+    Source: Viola and Wells, IJCV 24(2), 1997; Thevenaz and Unser, Optimization of mutual information for
+    multiresolution image registration, IEEE TIP 9(12), 2000; Mattes et al., IEEE TMI 22(1), 2003 (the B-splines).
+    """
+    _same_shape(moved, fixed)
+    if bins < 5:
+        raise ValueError(f"bins is 5 or more, so that a window has its place, not {bins}")
+    with torch.autocast(moved.device.type, enabled=False):
+        joint = _joint_histogram(moved.float(), fixed.float(), bins, weight)
+        apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
+        least = torch.finfo(torch.float32).tiny  # 0 log 0 is 0
+        information = joint * (joint.clamp(min=least).log() - apart.clamp(min=least).log())
+        return -information.sum((1, 2)).mean()
+
+
+def _joint_histogram(moved: Tensor, fixed: Tensor, bins: int, weight: Tensor | None) -> Tensor:
+    """Shares of the voxels by their two intensities, `(B, bins, bins)`: the moved image's along the rows."""
+    (row, rows), (column, columns) = _parzen(moved.flatten(1), bins), _parzen(fixed.flatten(1), bins)
+    if weight is not None:
+        counts = weight.float().expand_as(moved).flatten(1)
+        rows = [share * counts for share in rows]
+    first = row * bins + column
+    joint = moved.new_zeros(len(moved), bins, bins)
+    for down, across in itertools.product(range(4), repeat=2):
+        # Of each of the 16 bins as if it were the first one, then all put in their places.
+        shares = torch.zeros_like(joint).flatten(1).scatter_add(1, first, rows[down] * columns[across])
+        joint = joint + shares.view_as(joint).roll((down, across), (1, 2))
+    return joint / joint.sum((1, 2), keepdim=True).clamp(min=1e-6)
+
+
+def _parzen(values: Tensor, bins: int) -> tuple[Tensor, list[Tensor]]:
+    """The first of the four bins that intensities count in, and how much in each: a cubic B-spline, of sum 1."""
+    # 0 and 1 lie a bin from the ends, so that no window leaves the histogram.
+    place = values.clamp(0, 1) * (bins - 3)
+    first = place.detach().floor().clamp(max=bins - 4)
+    t = place - first
+    inner = [2 / 3 - a.square() * (1 - a / 2) for a in (t, 1 - t)]
+    return first.long(), [(1 - t) ** 3 / 6, *inner, t**3 / 6]
+
+
+def mind_loss(moved: Tensor, fixed: Tensor, radius: int = 1, distance: int = 1, weight: Tensor | None = None) -> Tensor:
+    """Mean squared difference of two images' self-similarities, see `mind`: neither has to be like the other anywhere.
+
+    `weight`, `(B, 1, *spatial)` from 0 to 1, says how much each voxel counts; None counts all alike.
+    """
+    _same_shape(moved, fixed)
+    with torch.autocast(moved.device.type, enabled=False):
+        difference = mind(moved, radius, distance) - mind(fixed, radius, distance)
+        return _mean(difference.square(), weight)
+
+
+def mind(image: Tensor, radius: int = 1, distance: int = 1) -> Tensor:
+    """Self-similarity context of an image: which places around each voxel look like which.
+
+    The neighbours of a voxel are those at `distance` along each axis, in either direction: 6 in a volume, 4 in a slice.
+    Each two of them that lie on different axes are compared: 12 pairs in a volume, 4 in a slice. A channel holds
+    `exp(-d / v)`, where `d` is the mean squared difference of the patches around the two, less the smallest of all
+    pairs, and `v` the mean of `d` over the pairs before that. So the image `a x + b`, for any `a` but 0, has the same.
+
+    Args:
+        image: `(B, 1, *spatial)`, 2-D or 3-D.
+        radius: of a patch, `2 radius + 1` voxels wide.
+        distance: of the neighbours, voxels. Beyond the image its edge is repeated.
+
+    Returns:
+        `(B, 12, D, H, W)` or `(B, 4, H, W)`, float32, from 0 to 1: 1 in the channel of the two that are most alike.
+
+    Source: Heinrich et al., Towards realtime multimodal fusion for image-guided interventions using self-similarities,
+    MICCAI 2013 (in 3-D; the 4 neighbours of a slice are the same rule in 2-D).
+    """
+    if radius < 0 or distance < 1:
+        raise ValueError(f"radius is 0 or more and distance 1 or more, not {radius} and {distance}")
+    image = image.float()
+    dims = image.ndim - 2
+    padded = F.pad(image, [distance] * (2 * dims), mode="replicate")
+
+    def neighbour(axis: int, side: int) -> Tensor:
+        """The image's values one neighbour further, at each voxel."""
+        starts = [distance * (1 + side * (other == axis)) for other in range(dims)]
+        return padded[(..., *(slice(at, at + n) for at, n in zip(starts, image.shape[2:], strict=True)))]
+
+    neighbours = [[neighbour(axis, side) for side in (-1, 1)] for axis in range(dims)]
+    pairs = [
+        (neighbours[first][one], neighbours[second][other])
+        for first, second in itertools.combinations(range(dims), 2)
+        for one, other in itertools.product((0, 1), repeat=2)
+    ]
+    squares = torch.cat([(one - other).square() for one, other in pairs], dim=1)
+    apart = box_mean(squares, 2 * radius + 1)
+    scale = apart.mean(1, keepdim=True)
+    whole = scale.detach().mean(tuple(range(1, scale.ndim)), keepdim=True)
+    # Neither noise in a flat place nor the strongest edge decides alone; what is flat everywhere is 1 everywhere.
+    scale = scale.clamp(min=1e-3 * whole, max=1e3 * whole).clamp(min=1e-12)
+    return torch.exp(-(apart - apart.amin(1, keepdim=True)) / scale)
 
 
 def diffusion_loss(field: Tensor) -> Tensor:

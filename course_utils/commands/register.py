@@ -10,12 +10,14 @@ from course_utils.commands.settings import MODEL, Device, Settings, Smoothness
 from course_utils.commands.settings import device as device_of
 from course_utils.data.pair_files import pairs_from_csv
 from course_utils.errors import CourseError
-from course_utils.scans.affine import SIMILARITIES
+from course_utils.objectives import SIMILARITIES
+from course_utils.scans import affine as alignment
 from course_utils.scans.many_pairs import TABLE, register_pairs
-from course_utils.scans.registration import FURTHER_ITERATIONS, ITERATIONS, register_files
+from course_utils.scans.registration import FURTHER_ITERATIONS, ITERATIONS, SIMILARITY, register_files
 from course_utils.scans.results import LAYOUTS
 
-AffineSimilarity = StrEnum("AffineSimilarity", list(SIMILARITIES))
+AffineSimilarity = StrEnum("AffineSimilarity", list(alignment.SIMILARITIES))
+Similarity = StrEnum("Similarity", list(SIMILARITIES))
 Layout = StrEnum("Layout", list(LAYOUTS))
 
 
@@ -68,6 +70,13 @@ def register(
             "which knows more than a pair's images show",
         ),
     ] = None,
+    similarity: Annotated[
+        Similarity,
+        typer.Option(
+            help="What these steps compare: ncc and ncc-edges for scans of one contrast, ssd where their intensities "
+            "are equal too, mi and mind for scans of different contrast."
+        ),
+    ] = Similarity[SIMILARITY],
     as_images: Annotated[
         bool,
         typer.Option("--as-images", help="The scans are images though they look like label maps: masks, phantoms."),
@@ -99,6 +108,7 @@ def register(
         "affine": affine,
         "affine_similarity": affine_similarity.value,
         "iterations": iterations,
+        "similarity": similarity.value,
         "layout": layout.value,
         "as_images": as_images,
         "device": device_of(device),

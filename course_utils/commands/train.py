@@ -48,7 +48,9 @@ def train(
         Path, typer.Option(help="Folder for best.pt and its card, last.pt, history.csv and TensorBoard's files.")
     ],
     source: Source,
-    loss: Annotated[Loss, typer.Option(help="Similarity of moved and fixed image.")] = Loss.ncc,
+    loss: Annotated[
+        Loss, typer.Option(help="Similarity of moved and fixed image; mi and mind for pairs of two contrasts.")
+    ] = Loss.ncc,
     minutes: Annotated[
         float | None, typer.Option(help="Budget as time.", show_default=f"{MINUTES:g}, unless --epochs")
     ] = None,

@@ -5,6 +5,8 @@ from course_utils.objectives.base import Batch, Model, Objective, Outcome, Term
 from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
 from course_utils.objectives.terms import (
+    MI,
+    MIND,
     NCC,
     REGULARISERS,
     SIMILARITIES,
@@ -18,6 +20,8 @@ from course_utils.objectives.two_directions import CONSISTENCIES, Consistent, In
 
 __all__ = [
     "CONSISTENCIES",
+    "MI",
+    "MIND",
     "NCC",
     "REGULARISERS",
     "SIMILARITIES",

@@ -71,6 +71,45 @@ class SSD:
         return losses.ssd_loss(registration.moved, batch["fixed"], _weight(registration, batch))
 
 
+@dataclass(frozen=True)
+class MI:
+    """Mutual information of moved and fixed image, of any two contrasts, see `losses.mi_loss`.
+
+    Attributes:
+        bins: Along each side of the joint histogram.
+    """
+
+    bins: int = 32
+    needs: ClassVar[frozenset[str]] = NOTHING
+    smoothness: ClassVar[float] = 0.5
+    refinement: ClassVar[float] = 2.0
+
+    def __call__(self, registration: Registration, batch: Batch) -> Tensor:
+        """See `Term`."""
+        return losses.mi_loss(registration.moved, batch["fixed"], self.bins, _weight(registration, batch))
+
+
+@dataclass(frozen=True)
+class MIND:
+    """Difference of the self-similarities of moved and fixed image, of any two contrasts, see `losses.mind_loss`.
+
+    Attributes:
+        radius: Of the patches that are compared, voxels.
+        distance: Of a voxel's neighbours, voxels.
+    """
+
+    radius: int = 1
+    distance: int = 2
+    needs: ClassVar[frozenset[str]] = NOTHING
+    smoothness: ClassVar[float] = 0.1
+    refinement: ClassVar[float] = 0.3
+
+    def __call__(self, registration: Registration, batch: Batch) -> Tensor:
+        """See `Term`."""
+        weight = _weight(registration, batch)
+        return losses.mind_loss(registration.moved, batch["fixed"], self.radius, self.distance, weight)
+
+
 def _weight(registration: Registration, batch: Batch) -> Tensor | None:
     """How much each voxel counts: as much as the masks let it, where the batch has any."""
     weight = batch.get("fixed_mask")
@@ -89,6 +128,8 @@ SIMILARITIES: dict[str, Callable[[int], Similarity]] = {
     "ncc": lambda coarseness: NCC(_smaller(NCC.window, coarseness)),
     "ncc-edges": lambda coarseness: NCC(_smaller(NCC.window, coarseness), edges=1.0),
     "ssd": lambda coarseness: SSD(),
+    "mi": lambda coarseness: MI(),
+    "mind": lambda coarseness: MIND(distance=max(1, MIND.distance // coarseness)),
 }
 """The one place of similarities, made for a grid that is so many times coarser; each knows its default weights."""
 

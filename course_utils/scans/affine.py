@@ -19,6 +19,7 @@ from course_utils.data.grids import Grid, covering, overlap
 from course_utils.data.resampling import resample, sample
 from course_utils.errors import CourseError
 from course_utils.fields import affine_to_field
+from course_utils.losses import mi_loss
 
 SAMPLES = 250_000
 """At most about so many voxels on the finest level: 12 parameters do not need more."""
@@ -53,14 +54,11 @@ def correlation_loss(moved: Tensor, fixed: Tensor) -> Tensor:
 def mutual_information_loss(moved: Tensor, fixed: Tensor) -> Tensor:
     """Minus the mutual information of two lists of intensities `(n,)` in [0, 1], in nats.
 
-    By MONAI, from a joint histogram with Gaussian Parzen windows. It asks only that one image foretells the other.
+    It asks only that one image foretells the other, see `losses.mi_loss`; of many voxels, some are enough.
     """
-    # Importing MONAI loads TensorBoard and matplotlib, which registering needs neither of.
-    from monai.losses import GlobalMutualInformationLoss
-
     bins, most = HISTOGRAM
     some = slice(None, None, math.ceil(len(moved) / most))
-    return GlobalMutualInformationLoss("gaussian", num_bins=bins)(moved[None, None, some], fixed[None, None, some])
+    return mi_loss(moved[None, None, some], fixed[None, None, some], bins)
 
 
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

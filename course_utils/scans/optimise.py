@@ -91,6 +91,7 @@ def optimise(
     objective: Objective | None = None,
     start: Tensor | None = None,
     *,
+    similarity: Similarity | None = None,
     masks: Mapping[str, Tensor] | None = None,
     iterations: int = 100,
     levels: Sequence[tuple[float, float]] | None = None,
@@ -106,6 +107,8 @@ def optimise(
         objective: what is minimised; None is `instance_objective()`, less smooth and finer with a start. At every level
             it is called with a model that answers with the registration as it stands, whose extra `change` is the
             optimised field.
+        similarity: what is compared where there is no objective; None is the local correlation of the images and of
+            their edges, which asks for one contrast. `MI()` and `MIND()` ask for none.
         start: velocity where to begin, `(1, N, *spatial)` voxels; None begins with zero.
         masks: `moving_mask` and `fixed_mask`, either or both, of the images' shape: 1 where a voxel counts in the
             similarity, 0 where not.
@@ -119,7 +122,7 @@ def optimise(
     spatial = moving.shape[2:]
     descent = FROM_ZERO if start is None else FURTHER
     if objective is None:
-        similarity = NCC(descent.window, edges=1.0)
+        similarity = NCC(descent.window, edges=1.0) if similarity is None else similarity
         objective = instance_objective(similarity, descent.smoothness * similarity.refinement)
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors born in inference mode know no gradients, their copies do.

@@ -25,7 +25,7 @@ from course_utils.data.volumes import Volume, check_fits, read_image, read_label
 from course_utils.errors import CourseError, CourseWarning
 from course_utils.files import replacing
 from course_utils.networks import Registration
-from course_utils.objectives import NCC
+from course_utils.objectives import NCC, SIMILARITIES
 from course_utils.scans import writing
 from course_utils.scans.affine import align, apart
 from course_utils.scans.optimise import optimise
@@ -36,6 +36,8 @@ ITERATIONS = 100
 """Of instance optimisation from zero, unless told otherwise."""
 FURTHER_ITERATIONS = 50
 """The same where a network has begun."""
+SIMILARITY = "ncc-edges"
+"""What it compares, likewise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,7 @@ def register_files(
     smoothness: float | None = None,
     affine: bool | None = None,
     affine_similarity: str = "correlation",
+    similarity: str = SIMILARITY,
     iterations: int | None = None,
     moving_label: str | Path | None = None,
     moving_mask: str | Path | None = None,
@@ -97,6 +100,8 @@ def register_files(
         affine: Align with 12 parameters first; None does so where the scans do not lie on each other, see
             `affine.apart`.
         affine_similarity: What the alignment compares: `"correlation"`, or `"mi"` for scans of different contrast.
+        similarity: What instance optimisation compares, a name out of `objectives.SIMILARITIES`: `"mi"` and `"mind"`
+            are for scans of different contrast.
         iterations: See `register`.
         moving_label: Label map of the moving scan; belongs to the output `moved_label`.
         moving_mask: Where it is 0, the moving scan's voxels do not count in any similarity.
@@ -140,6 +145,7 @@ def register_files(
         checkpoint=checkpoint,
         affine=affine,
         affine_similarity=affine_similarity,
+        similarity=similarity,
         iterations=iterations,
         moving_mask=masks[0],
         fixed_mask=masks[1],
@@ -184,6 +190,7 @@ def register(
     checkpoint: Checkpoint | None = None,
     affine: bool | None = None,
     affine_similarity: str = "correlation",
+    similarity: str = SIMILARITY,
     iterations: int | None = None,
     moving_mask: Volume | None = None,
     fixed_mask: Volume | None = None,
@@ -198,6 +205,8 @@ def register(
         affine: Align with 12 parameters first; None does so where the scans do not lie on each other, see
             `affine.apart`.
         affine_similarity: What the alignment compares: `"correlation"`, or `"mi"` for scans of different contrast.
+        similarity: What instance optimisation compares, a name out of `objectives.SIMILARITIES`: `"mi"` and `"mind"`
+            are for scans of different contrast.
         iterations: Steps of instance optimisation, from the network's velocity or from zero. None is 100 from
             zero and 50 from a network's, but none for a network that was trained with labels (it knows more than two
             images show) or predicts no velocity.
@@ -246,7 +255,7 @@ def register(
             there = Grid(moving.grid.shape, np.linalg.inv(matrix) @ moving.grid.affine)
             source = recipe.prepare(replace(moving, grid=there), grid)
             masks = _on_common_grid(seen, there, fixed.grid, grid)
-        found = deform(source, target, checkpoint, iterations, masks)
+        found = deform(source, target, checkpoint, iterations, masks, similarity)
         with torch.no_grad():
             report = Report(
                 ncc_before=_ncc(Registration(before, torch.zeros_like(found.displacement)), target, before_masks),
@@ -312,6 +321,7 @@ def deform(
     checkpoint: Checkpoint | None,
     iterations: int | None,
     masks: Mapping[str, Tensor] | None = None,
+    similarity: str = SIMILARITY,
 ) -> Registration:
     """The deformation of one image to another, by a network, by optimisation, or both.
 
@@ -321,16 +331,22 @@ def deform(
         checkpoint: A network; None begins with no motion.
         iterations: See `register`.
         masks: What counts in the optimisation, see `optimise`.
+        similarity: See `register`.
 
     Raises:
-        CourseError: steps are asked for, and the network predicts no velocity that they could start from.
+        CourseError: there is no such similarity; steps are asked for, and the network predicts no velocity that they
+            could start from.
     """
+    if similarity not in SIMILARITIES:
+        raise CourseError(f"similarity={similarity!r} is not one of {', '.join(SIMILARITIES)}: change it")
+    # The usual one has a window of its own after a network.
+    compared = None if similarity == SIMILARITY else SIMILARITIES[similarity](1)
     if checkpoint is None:
         still = moving.new_zeros(1, moving.ndim - 2, *moving.shape[2:])
         iterations = ITERATIONS if iterations is None else iterations
         if not iterations:
             return Registration(moving, still, still)
-        return optimise(moving, fixed, masks=masks, iterations=iterations)
+        return optimise(moving, fixed, similarity=compared, masks=masks, iterations=iterations)
     with torch.no_grad():
         found = checkpoint.model().to(moving.device)(moving, fixed)
     if iterations is None:
@@ -339,7 +355,7 @@ def deform(
         return found
     if found.velocity is None:
         raise CourseError("the model predicts no velocity that optimisation could start from: take --iterations 0")
-    return optimise(moving, fixed, start=found.velocity, masks=masks, iterations=iterations)
+    return optimise(moving, fixed, start=found.velocity, similarity=compared, masks=masks, iterations=iterations)
 
 
 def _peak_memory(device: torch.device) -> int | None:

@@ -301,15 +301,16 @@ class _TrainingRun:
     def _check_diverging(self, loss: float, batch: Mapping[str, Any]) -> None:
         """A network starts at the identity: losing to it, on the same pairs, is what only a lost run does.
 
-        The margin is a quarter, and is averaged over the last comparisons: single pairs differ too much.
+        The margin is a quarter, and is averaged over the last comparisons: single pairs differ too much. A loss may be
+        below zero, as minus the mutual information is.
         """
         if self.step == 1:
-            self.excess = -0.25 * loss
+            self.excess = -0.25 * abs(loss)
         if self.step % COMPARED:
             return
         with _seeded(self.config.seed, self.step, self.device):
             nothing = self.objective(Motionless(self.model), batch).loss.item()
-        self.excess = 0.8 * self.excess + 0.2 * (loss - 1.25 * nothing)
+        self.excess = 0.8 * self.excess + 0.2 * (loss - nothing - 0.25 * abs(nothing))
         if self.excess > 0:
             raise self._failure(f"the run diverges, its loss is {loss:.4g} where doing nothing has {nothing:.4g}")
 

@@ -195,6 +195,19 @@ def test_a_network_trained_with_labels_is_not_refined_unless_asked(scans, regist
     assert ncc(tmp_path / "labels.pt", "--iterations", 50) == ncc(checkpoint) != ncc(checkpoint, "--iterations", 0)
 
 
+def test_scans_of_two_contrasts_are_refined_by_what_was_chosen(scans, register):
+    points = phantoms.positions(FIXED)
+    other = np.interp(phantoms.intensity(points), [0, 100, 450, 1000], [0, 900, 650, 100])
+    phantoms.save(scans / "fixed.nii.gz", other, FIXED)
+    labels = {"moving_label": "label.nii.gz", "moved_label": "moved_label.nii.gz"}
+    found = {}
+    for name in ("ssd", "mi", "mind"):
+        options = ("--affine", "--affine-similarity", "mi", "--similarity", name, "--iterations", 30)
+        assert register("--no-model", *options, **labels)[0] == 0
+        found[name] = np.mean(overlap(load(scans / "moved_label.nii.gz"), load(scans / "fixed_label.nii.gz")))
+    assert min(found["mi"], found["mind"]) > found["ssd"] + 0.05
+
+
 def test_scans_apart_are_refused_or_aligned(scans, register, refused):
     image = nib.load(scans / "moving.nii.gz")
     affine = image.affine.copy()

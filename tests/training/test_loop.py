@@ -486,7 +486,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
     assert all(p.isfinite().all() for p in Checkpoint.load(tmp_path / "last.pt").model().parameters())
 
 
-@pytest.mark.parametrize("similarity", ["ncc", "ssd"])
+@pytest.mark.parametrize("similarity", ["ncc", "ssd", "mi"])
 def test_a_diverging_run_stops(tmp_path, similarity):
     with pytest.raises(CourseError, match=r"step \d+: the (run diverges|loss is not finite).*learning rate \(100\)"):
         train(tmp_path, replace(CONFIG, learning_rate=100.0), similarity=similarity)
@@ -513,6 +513,13 @@ def test_healthy_runs_of_single_pairs_are_not_called_diverging(tmp_path):
     config = replace(CONFIG, steps=80, batch_size=1)
     history = train(tmp_path, config, similarity="ssd", smoothness=0.02, dice_weight=0.0).history
     assert history["similarity"].max() > 5 * history["similarity"].min()
+
+
+def test_a_loss_below_zero_is_no_reason_to_stop(tmp_path):
+    """A quarter more than minus the information of doing nothing would be less than that."""
+    config = replace(CONFIG, steps=40, batch_size=4)
+    history = train(tmp_path, config, similarity="mi", dice_weight=0.0).history["similarity"].dropna()
+    assert len(history) == 40 and (history < 0).all()
 
 
 @contextmanager
