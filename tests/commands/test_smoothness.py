@@ -11,7 +11,8 @@ import torch
 from course_utils.checkpoint import Checkpoint
 from course_utils.data.cohorts import load_cohort
 from course_utils.networks import SmoothnessRange
-from course_utils.networks.film import ConditionalNorm
+from course_utils.networks.film import USUAL, ConditionalNorm
+from course_utils.scans import export, learn2reg
 from tests.checkpoints import checkpoint as checkpoint_of
 from tests.commands.test_command_line import made, on, refused, run  # noqa: F401, fixtures
 
@@ -121,3 +122,16 @@ def test_a_weight_that_a_network_cannot_answer_for_is_refused(ranged, made, refu
     )
     measured = ("learn2reg", "--data-root", tmp_path, "--evaluate", tmp_path, "--out", tmp_path / "m.csv")
     assert "it goes with --model" in refused(*measured, "--smoothness", 1)
+
+
+def test_a_submission_and_a_bundle_are_those_of_the_weight_that_was_chosen(ranged, monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(learn2reg, "load_cohort", lambda *_, **__: None)
+    monkeypatch.setattr(learn2reg, "write_submission", lambda checkpoint, *_, **__: given.append(checkpoint) or [])
+    learn2reg.submit(ranged, tmp_path, tmp_path / "submission.zip", smoothness=0.2)
+    assert given[0].smoothness == pytest.approx(0.2)
+    export.export(ranged, tmp_path / "bundle", smoothness=0.2)
+    weights = torch.load(tmp_path / "bundle" / "models" / "model.pt", weights_only=True)
+    assert weights[f"network.{USUAL}"].item() == pytest.approx(SmoothnessRange(0.1, 10.0).position(0.2))
+    metadata = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert metadata["course_utils"]["smoothness"] == pytest.approx(0.2)
