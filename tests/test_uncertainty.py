@@ -104,6 +104,17 @@ def test_the_bound_is_the_sum_over_voxels_that_the_paper_has(dims, coarseness):
     assert set(outcome.terms) == {"reconstruction", "divergence"}
 
 
+@both
+def test_doing_nothing_costs_what_the_untrained_network_costs(dims):
+    network = NetworkSpec("probabilistic", {"spatial_dims": dims}).build(0).eval()
+    moving, fixed = images((34,) * dims)
+    batch, bound = {"moving": moving, "fixed": fixed}, EvidenceBound(0.1)
+    began = bound(network, batch)
+    nothing = bound(lambda moving, fixed, condition: network.motionless(moving), batch)
+    assert nothing.registration.extras[MEAN].shape == began.registration.extras[MEAN].shape
+    assert_close(nothing.loss, began.loss, rtol=1e-3, atol=0)
+
+
 def test_the_extras_follow_every_way_of_using_an_answer():
     network = small("probabilistic", 2)
     moving, fixed = images((16, 16))

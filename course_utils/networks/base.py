@@ -181,6 +181,11 @@ class RegistrationNetwork(nn.Module, abc.ABC):
                 network does not take.
         """
 
+    def motionless(self, moving: Tensor) -> Registration:
+        """What every network begins with: a registration of `moving`, `(B, 1, *spatial)`, that moves nothing."""
+        nothing = moving.new_zeros(len(moving), moving.ndim - 2, *moving.shape[2:])
+        return Registration(moving, nothing, nothing)
+
     def check_grid(self, shape: Sequence[int]) -> None:
         """Raise CourseError where images of `shape`, `(*spatial)` voxels, are too small for the network.
 

@@ -12,6 +12,9 @@ from course_utils.networks.voxelmorph import VoxelMorph
 MEAN, LOG_VARIANCE = "velocity_mean", "velocity_log_variance"
 """The extras of an answer: of the velocity's normal distribution, `(B, N, *own)`, voxels of the network's grid."""
 
+FIRST_LOG_VARIANCE = -10.0
+"""Samples begin close to their mean: a standard deviation of exp(-5) voxels, everywhere."""
+
 
 @architecture("probabilistic")
 class Probabilistic(VoxelMorph):
@@ -49,16 +52,23 @@ class Probabilistic(VoxelMorph):
             conditions=conditions,
         )
         self.log_variance = CONVOLUTION[spatial_dims](features[0], spatial_dims, 3, padding=1)
-        # Samples begin close to their mean: a standard deviation of exp(-5) voxels, everywhere.
         nn.init.normal_(self.log_variance.weight, std=1e-10)
         if self.log_variance.bias is not None:
-            nn.init.constant_(self.log_variance.bias, -10.0)
+            nn.init.constant_(self.log_variance.bias, FIRST_LOG_VARIANCE)
 
     def forward(self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
         """See `RegistrationNetwork.forward`: a sample in training, else the mean."""
         mean, log_variance = self.distribution(moving, fixed, condition)
         velocity = _drawn(mean, log_variance) if self.training else mean
         return self.answer(moving, velocity, {MEAN: mean, LOG_VARIANCE: log_variance})
+
+    def motionless(self, moving: Tensor) -> Registration:
+        """See `RegistrationNetwork.motionless`; as certain as the network begins."""
+        nothing = super().motionless(moving)
+        own = [-(-n // self.divisor) * self.divisor // self.first_stride for n in moving.shape[2:]]
+        mean = moving.new_zeros(len(moving), len(own), *own)
+        extras = {MEAN: mean, LOG_VARIANCE: torch.full_like(mean, FIRST_LOG_VARIANCE)}
+        return Registration(moving, nothing.displacement, nothing.velocity, extras)
 
     def sample(self, moving: Tensor, fixed: Tensor, count: int, condition: Tensor | None = None) -> list[Registration]:
         """Registrations whose velocities are drawn from the distribution, from PyTorch's global generator.
