@@ -209,6 +209,32 @@ def jacobian_loss(displacement: Tensor) -> Tensor:
     return turned_over(displacement).mean()
 
 
+def velocity_divergence(mean: Tensor, log_variance: Tensor, precision: float) -> Tensor:
+    """Kullback-Leibler divergence of a distribution of velocities from a smooth prior, a mean over voxels.
+
+    The distribution is normal and independent from voxel to voxel. The prior is normal too; its precision matrix is
+    `precision` times the Laplacian of the grid, so only differences of neighbours cost. Constants are left out.
+
+    Args:
+        mean: `(B, N, *spatial)`, voxels.
+        log_variance: Of the same shape.
+        precision: Above 0, per squared voxel.
+
+    Source: Dalca et al., Unsupervised learning for fast probabilistic diffeomorphic registration, MICCAI 2018.
+    """
+    mean, log_variance = mean.float(), log_variance.float()
+    neighbours = torch.zeros_like(mean[:1, :1])
+    roughness = mean.new_zeros(())
+    for axis in range(2, mean.ndim):
+        after, before = _neighbours(mean, axis)
+        roughness = roughness + (after - before).square().sum() / mean[:, :1].numel()
+        counted = _neighbours(neighbours, axis)
+        for side in counted:
+            side += 1
+    spread = (precision * neighbours * log_variance.exp() - log_variance).sum(dim=1).mean()
+    return (spread + precision * roughness) / 2
+
+
 def one_hot(label: Tensor, labels: Sequence[int]) -> Tensor:
     """`(B, 1, *spatial)` integers to float32 `(B, L, *spatial)`, a channel for each of `labels`."""
     values = torch.as_tensor(list(labels), device=label.device, dtype=label.dtype)

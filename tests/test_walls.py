@@ -14,7 +14,7 @@ FLOORS = [
     {"course_utils"},  # its version
     {"errors"},
     {"files", "places", "progress", "fields", "schedule", "seeds"},
-    {"losses", "metrics", "consistency", "shipped"},
+    {"losses", "metrics", "consistency", "uncertainty", "shipped"},
     {"networks", "plotting", "data"},
     {"objectives", "checkpoint", "session"},
     {"model_card", "evaluation"},

@@ -8,6 +8,7 @@ from course_utils.networks.base import (
     VelocityNetwork,
     architecture,
 )
+from course_utils.networks.probabilistic import LOG_VARIANCE, MEAN, Probabilistic
 from course_utils.networks.pyramid import Pyramid
 from course_utils.networks.smoothness import SmoothnessRange
 from course_utils.networks.unet import UNet
@@ -15,7 +16,10 @@ from course_utils.networks.voxelmorph import VoxelMorph
 
 __all__ = [
     "ARCHITECTURES",
+    "LOG_VARIANCE",
+    "MEAN",
     "NetworkSpec",
+    "Probabilistic",
     "Pyramid",
     "Registration",
     "RegistrationNetwork",

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -86,6 +87,7 @@ class _Predicted(Registration):
         steps: How many squarings integrate it.
         stride: How many voxels of the images, which begin where it begins, one of its own is along each axis.
         finer: How many of the squarings, the last ones, are done on the images' grid.
+        extras: See `Registration`.
     """
 
     _moving: Tensor
@@ -94,9 +96,17 @@ class _Predicted(Registration):
     _stride: int
     _finer: int
 
-    def __init__(self, moving: Tensor, field: Tensor, steps: int, stride: int, finer: int = 0) -> None:
+    def __init__(
+        self,
+        moving: Tensor,
+        field: Tensor,
+        steps: int,
+        stride: int,
+        finer: int = 0,
+        extras: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         own = {"moving": moving, "field": field, "steps": steps, "stride": stride, "finer": min(finer, steps)}
-        self.__dict__.update({f"_{name}": value for name, value in own.items()}, extras={})
+        self.__dict__.update({f"_{name}": value for name, value in own.items()}, extras=extras)
 
     @functools.cached_property
     def moved(self) -> Tensor:  # type: ignore[override]
@@ -127,11 +137,11 @@ class _Predicted(Registration):
         """See `Registration.backwards`; a velocity changes its sign where it was predicted, and stays lazy."""
         if not self._steps:
             return super().backwards(fixed)
-        return _Predicted(fixed, -self._field, self._steps, self._stride, self._finer)
+        return _Predicted(fixed, -self._field, self._steps, self._stride, self._finer, self.extras)
 
     def of(self, moving: Tensor) -> Registration:
         """See `Registration.of`."""
-        return _Predicted(moving, self._field, self._steps, self._stride, self._finer)
+        return _Predicted(moving, self._field, self._steps, self._stride, self._finer, self.extras)
 
     def coarser(self, moving: Tensor, factor: int) -> Registration:
         """See `Registration.coarser`; on the network's own grid nothing is interpolated."""
@@ -170,6 +180,11 @@ class RegistrationNetwork(nn.Module, abc.ABC):
             ValueError: the images are not of one shape and of the network's dimension, or there is a condition that the
                 network does not take.
         """
+
+    def motionless(self, moving: Tensor) -> Registration:
+        """What every network begins with: a registration of `moving`, `(B, 1, *spatial)`, that moves nothing."""
+        nothing = moving.new_zeros(len(moving), moving.ndim - 2, *moving.shape[2:])
+        return Registration(moving, nothing, nothing)
 
     def check_grid(self, shape: Sequence[int]) -> None:
         """Raise CourseError where images of `shape`, `(*spatial)` voxels, are too small for the network.
@@ -348,6 +363,14 @@ class VelocityNetwork(RegistrationNetwork):
 
     def forward(self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
         """See `RegistrationNetwork.forward`; `check_grid` must have passed."""
+        source, target = self.seen(moving, fixed)
+        with self._trusted_precision(source):
+            predict = self.predict_antisymmetric if self.antisymmetric else self.predict
+            predicted = predict(source, target, condition)
+        return self.answer(moving, predicted)
+
+    def seen(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+        """What `predict` sees of two images: their edges if it shall, padded to multiples of `divisor`."""
         self.check_images(moving, fixed)
         self.check_grid(moving.shape[2:])
         spatial = moving.shape[2:]
@@ -356,11 +379,14 @@ class VelocityNetwork(RegistrationNetwork):
         if list(spatial) != padded:
             margins = [m for n, p in zip(reversed(spatial), reversed(padded), strict=True) for m in (0, p - n)]
             source, target = (F.pad(image, margins, mode="replicate") for image in (source, target))
-        with self._trusted_precision(source):
-            predict = self.predict_antisymmetric if self.antisymmetric else self.predict
-            predicted = predict(source, target, condition)
+        return source, target
+
+    def answer(
+        self, moving: Tensor, field: Tensor, extras: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Registration:
+        """The registration that a predicted field, `(B, N, *spatial / first_stride)`, means for a moving image."""
         finer = 0 if self.training or self.first_stride == 1 else FINER_SQUARINGS
-        return _Predicted(moving, predicted, self.integration_steps, self.first_stride, finer)
+        return _Predicted(moving, field, self.integration_steps, self.first_stride, finer, extras)
 
     def exponential(self, velocity: Tensor, most: int | None = None) -> Tensor:
         """The displacement of a predicted field, with `most` squarings at most; itself without integration."""

@@ -4,6 +4,7 @@ from course_utils.objectives.any_smoothness import AnySmoothness
 from course_utils.objectives.base import Batch, Model, Objective, Outcome, Term
 from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
+from course_utils.objectives.probabilistic import EvidenceBound
 from course_utils.objectives.terms import (
     MI,
     MIND,
@@ -29,6 +30,7 @@ __all__ = [
     "AnySmoothness",
     "Batch",
     "Consistent",
+    "EvidenceBound",
     "Folding",
     "InverseToo",
     "Model",

@@ -3,13 +3,13 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from course_utils.networks import Registration
+from course_utils.networks import Registration, RegistrationNetwork
 
 
 class _StandIn:
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: RegistrationNetwork) -> None:
         self._network = network
 
     def __getattr__(self, name: str) -> Any:
@@ -25,7 +25,7 @@ class MixedPrecision(_StandIn):
         dtype: Of the autocast; None for float32.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+    def __init__(self, network: RegistrationNetwork, device: torch.device, dtype: torch.dtype | None) -> None:
         super().__init__(network)
         self._device_type, self._dtype = device.type, dtype
 
@@ -40,5 +40,4 @@ class Motionless(_StandIn):
 
     def __call__(self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
         """See `RegistrationNetwork.forward`."""
-        nothing = moving.new_zeros(len(moving), moving.ndim - 2, *moving.shape[2:])
-        return Registration(moving, nothing, nothing)
+        return self._network.motionless(moving)

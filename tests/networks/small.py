@@ -14,7 +14,7 @@ ANTISYMMETRIC = [{"antisymmetric": True}, {"antisymmetric": True, "half_resoluti
 OPTIONS = {"voxelmorph": [*COMMON, ANTISYMMETRIC[0]], "pyramid": [*COMMON, *ANTISYMMETRIC]}
 """Arguments that an architecture is tested with; one that is not named here is tested with its defaults."""
 
-NORMALISED = {name: {"instance_norm": True} for name in ("voxelmorph", "pyramid")}
+NORMALISED = {name: {"instance_norm": True} for name in ("voxelmorph", "pyramid", "probabilistic")}
 """Arguments with which an architecture normalises its features, if it can; elsewhere it is tested without."""
 
 

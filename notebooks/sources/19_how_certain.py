@@ -1,0 +1,312 @@
+# %% [markdown]
+# # 19 How certain is it?
+#
+# A surgeon who is shown a deformed atlas asks: "And how sure are you?" A network can be made to answer. The best known way is the
+# probabilistic VoxelMorph of 2018, which predicts a distribution of velocities. The cheapest way is to train a few networks and to
+# see where they disagree. An answer is easily given. Here you find out what it is worth: does the number that a method calls its
+# uncertainty tell you where it is wrong?
+#
+# Afterwards you can derive the Kullback-Leibler term of that network by hand, read `--image-sigma` and `--prior-precision`, and check any
+# method's uncertainty with a rank correlation, a reliability diagram and a coverage. You need notebooks 03 (velocities) and 06
+# (training).
+#
+# | | CPU, quick | GPU, full |
+# |---|---|---|
+# | minutes | 3 | 2 |
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/19_how_certain.ipynb)
+
+# %%
+# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("course_utils") is None:
+    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    if "/OWNER/" in repository:
+        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
+    importlib.invalidate_caches()
+
+from course_utils.session import start
+
+session = start()
+print(session)
+
+# %% [markdown]
+# ## Pairs whose truth is known
+#
+# To ask "where is it wrong?" one must know the truth, and between two people nobody does. So a slice is deformed by a map that we draw
+# ourselves, and gets a little noise. The networks are trained as ever, on pairs of people; they are measured on these pairs.
+
+# %%
+import torch
+
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subjects
+from course_utils.data.synthetic import make_cohort
+from course_utils.fields import integrate, resize, warp
+
+if session.dataset == "oasis2d":
+    cohort = load_cohort("oasis2d")
+else:
+    root = session.data_root / "slices"
+    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)  # that of notebook 00
+    cohort = load_cohort("synthetic", root)
+subjects = load_subjects(cohort.subjects, cohort.info.recipe)
+spacing = list(cohort.info.spacing)
+train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6, seed=session.seed))
+val_pairs = PairDataset(subjects, cohort.distinct_pairs("val", 4))
+test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 12))
+
+
+# %%
+def known(item, seed):
+    """A slice, the same deformed and noisy, and the displacement (1, 2, H, W) that registers the second to the first."""
+    generator = torch.Generator().manual_seed(seed)
+    fixed = item["fixed"][None]
+    knots = [max(4, n // 24) for n in fixed.shape[2:]]
+    velocity = resize(torch.randn(1, 2, *knots, generator=generator), fixed.shape[2:])
+    velocity = 2.5 * velocity / velocity.norm(dim=1).mean()  # pixels, on the mean
+    moving = warp(fixed, integrate(velocity))
+    noisy = [(image + 0.02 * torch.randn(image.shape, generator=generator)).clamp(0, 1) for image in (moving, fixed)]
+    return *noisy, integrate(-velocity), item["fixed_label"][None] > 0
+
+
+pairs = [known(test_pairs[n], 100 + n) for n in range(len(test_pairs))]
+moving, fixed, truth, inside = pairs[0]
+
+# %%
+from course_utils.plotting import panel
+
+far = truth.norm(dim=1)[0]
+panel({"moving": moving[0, 0], "fixed": fixed[0, 0], "true distance, pixels": far}, spacing=spacing)
+
+# %% [markdown]
+# ## A distribution, by hand
+#
+# The network predicts two numbers for each component of each pixel's velocity: a mean $\mu$ and a variance $\sigma^2$. In training
+# the velocity is *drawn*, $v = \mu + \sigma\,\varepsilon$ with $\varepsilon$ normal, so that the gradient reaches both. Two terms pull
+# at them:
+#
+# - the **images**: $\lVert f - m\circ\exp(v)\rVert^2 / 2\sigma_I^2$, smaller where the draw fits. It wants a small $\sigma$;
+# - the **prior**: before the images are seen, neighbours differ little and nothing else is known, $p(v)\propto\exp(-\tfrac{\lambda}{2}\sum_{i\sim
+#   j}(v_i-v_j)^2)$. The divergence of the prediction from it is, with $d$ the number of a pixel's neighbours,
+#
+# $$\tfrac12\sum_i\bigl(\lambda d_i\sigma_i^2-\log\sigma_i^2\bigr)+\tfrac{\lambda}{2}\sum_{i\sim j}(\mu_i-\mu_j)^2 .$$
+#
+# The last sum is the smoothness of notebook 05. The first is new. **Predict:** if the images say nothing, which $\sigma$ makes it
+# smallest, for $\lambda=10$ and the 4 neighbours of a pixel?
+
+# %%
+precision, neighbours = 10.0, 4
+variance = torch.linspace(0.002, 0.2, 2000)
+cost = (precision * neighbours * variance - variance.log()) / 2
+alone = variance[cost.argmin()].sqrt().item()
+print(
+    f"standard deviation of the prior alone: {alone:.3f} pixel; 1 / sqrt(precision x neighbours) = {(precision * neighbours) ** -0.5:.3f}"
+)
+assert abs(alone - (precision * neighbours) ** -0.5) < 0.003
+
+# %% [markdown]
+# Remember this number. It knows nothing of any image. The tested version of the divergence is `losses.velocity_divergence`; against a
+# multivariate normal distribution of PyTorch it differs by a constant, as it should:
+
+# %%
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from course_utils.losses import velocity_divergence
+
+chain = 2 * torch.eye(5) - torch.diag(torch.ones(4), 1) - torch.diag(torch.ones(4), -1)  # five pixels in a row
+chain[0, 0] = chain[-1, -1] = 1
+prior = MultivariateNormal(torch.zeros(5), precision_matrix=precision * chain + 1e-4 * torch.eye(5))
+constants = []
+for seed in range(3):
+    mean, log_variance = torch.randn(2, 5, generator=torch.Generator().manual_seed(seed))
+    whole = kl_divergence(MultivariateNormal(mean, torch.diag(log_variance.exp())), prior)
+    ours = 5 * velocity_divergence(mean.view(1, 1, 5), log_variance.view(1, 1, 5), precision)
+    constants.append((whole - ours).item())
+print("PyTorch's divergence minus ours:", [round(value, 2) for value in constants])
+assert max(constants) - min(constants) < 0.02
+
+# %% [markdown]
+# ## Three ways to be uncertain
+#
+# - the **probabilistic** network, and samples of its distribution;
+# - an **ensemble**: three plain networks, alike but for the seed of their first weights and of their pairs;
+# - **doing nothing about it**: the prior alone, the number above, everywhere.
+
+# %%
+import shutil
+
+from course_utils.networks import NetworkSpec
+from course_utils.objectives import EvidenceBound, pair_objective
+from course_utils.training import TrainConfig, fit
+
+STEPS = 300
+
+
+def trained(name, architecture, objective, seed):
+    out = session.runs / "how_certain" / f"{name}_{seed}"
+    shutil.rmtree(out, ignore_errors=True)
+    return fit(
+        NetworkSpec(architecture, {"spatial_dims": 2}).build(seed),
+        objective,
+        train_pairs,
+        val_pairs,
+        out,
+        TrainConfig(steps=STEPS, batch_size=4, validations=1, seed=seed),
+        card=cohort.info.card(),
+        device=session.device,
+        hooks=[],
+    ).model.eval()
+
+
+bound = EvidenceBound(image_sigma=0.02, prior_precision=precision, coarseness=2)
+probabilistic = trained("probabilistic", "probabilistic", bound, session.seed)
+plain = pair_objective("ssd", smoothness=0.05, coarseness=2)
+ensemble = [trained("plain", "voxelmorph", plain, session.seed + n) for n in range(3)]
+
+# %%
+from course_utils.uncertainty import spread
+
+
+@torch.no_grad()
+def answers(method, moving, fixed):
+    """Mean displacement and its spread, (1, 2, H, W) and (1, 1, H, W) pixels."""
+    images = moving.to(session.device), fixed.to(session.device)
+    if method == "probabilistic":
+        torch.manual_seed(session.seed)
+        fields = [sample.displacement.cpu() for sample in probabilistic.sample(*images, 12)]
+    else:
+        fields = [network(*images).displacement.cpu() for network in ensemble]
+    return torch.stack(fields).mean(0), spread(fields)
+
+
+said, wrong = {}, {}
+for method in ("probabilistic", "ensemble"):
+    of_pairs = [(answers(method, m, f), t, i) for m, f, t, i in pairs]
+    said[method] = [s[i] for (_, s), _, i in of_pairs]  # of the pixels that lie in a structure
+    wrong[method] = [(u - t).norm(dim=1, keepdim=True)[i] for (u, _), t, i in of_pairs]
+before = torch.cat([t.norm(dim=1, keepdim=True)[i] for _, _, t, i in pairs]).mean().item()
+print(f"true distance on the mean: {before:.2f} pixels before registration")
+for method in said:
+    print(
+        f"{method:<14} error {torch.cat(wrong[method]).mean():.2f}, spread {torch.cat(said[method]).mean():.2f} pixels"
+    )
+
+# %% [markdown]
+# Where does each say that it is uncertain, and where is it wrong? **Predict** which of the two spreads looks like its error.
+
+# %%
+pictures = {}
+for method in said:
+    mean, its = answers(method, moving, fixed)
+    pictures[f"{method}: spread"] = its[0, 0]
+    pictures[f"{method}: error"] = (mean - truth).norm(dim=1)[0]
+panel(pictures, spacing=spacing, columns=2, cmap="magma", limits=(0, 3), colourbar="pixels")
+
+# %% [markdown]
+# ## Is it true? Three questions
+#
+# **Order.** Are the places where the spread is large those where the error is? A rank correlation answers, 0 for chance.
+#
+# **Size.** Are the errors as large as the spread says? If not, one factor can mend it, the *temperature*. It is fitted on half of
+# the pairs and used on the other half.
+#
+# **Coverage.** Does the region that should hold 95 % of the truth hold 95 %?
+
+# %%
+import pandas as pd
+from scipy.stats import spearmanr
+
+from course_utils.uncertainty import coverage, temperature
+
+half = len(pairs) // 2
+rows = {}
+for method in said:
+    fit_on, use_on = (
+        (torch.cat(said[method][part]), torch.cat(wrong[method][part])) for part in (slice(half), slice(half, None))
+    )
+    factor = temperature(*fit_on)
+    s, e = use_on
+    rows[method] = {
+        "spread, pixels": s.mean().item(),
+        "its own variation": (s.std() / s.mean()).item(),
+        "rank correlation": spearmanr(s, e).statistic,
+        "temperature": factor,
+        "coverage of 95 %": coverage(s, e, 2),
+        "with temperature": coverage(factor * s, e, 2),
+    }
+verdict = pd.DataFrame(rows).T
+verdict.round(3)
+
+# %%
+rank = verdict["rank correlation"]
+assert (verdict["coverage of 95 %"] < 0.8).all()  # both are much too sure of themselves
+assert (verdict["with temperature"] > verdict["coverage of 95 %"] + 0.1).all() and (
+    verdict["with temperature"] > 0.85
+).all()
+assert rank["ensemble"] > 0.05 and rank["ensemble"] > rank["probabilistic"]
+print(
+    f"prior alone {alone:.3f} pixel of the network's grid; the probabilistic network's mean, in the same unit: ", end=""
+)
+with torch.no_grad():
+    _, log_variance = probabilistic.distribution(moving.to(session.device), fixed.to(session.device))
+own = log_variance.div(2).exp()
+print(f"{own.mean():.3f}, between {own.quantile(0.05):.3f} and {own.quantile(0.95):.3f} for nine pixels of ten")
+
+# %%
+from course_utils.plotting import Figure
+from course_utils.uncertainty import reliability
+
+figure = Figure(figsize=(7.5, 3.4), layout="constrained")
+left, right = figure.subplots(1, 2)
+for method, colour, marker in zip(said, ("#D55E00", "#0072B2"), "os", strict=True):
+    s, e = (torch.cat(values[method][half:]) for values in (said, wrong))
+    for axes, factor in ((left, 1.0), (right, verdict.temperature[method])):
+        table = reliability(factor * s, e)
+        axes.plot(table.spread, table.error, marker=marker, color=colour, label=method)
+for axes, title in ((left, "as it is said"), (right, "with a temperature")):
+    end = max(axes.get_xlim()[1], axes.get_ylim()[1])
+    axes.plot([0, end], [0, end], color="0.6", linewidth=1, linestyle="--")
+    axes.set(xlabel="spread, pixels", ylabel="error (root mean square), pixels", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+left.legend(frameon=False)
+figure
+
+# %% [markdown]
+# Each point is a tenth of the pixels, in the order of what was said of them. On the dashed line, errors are as large as the spread.
+# Left, both methods lie far above it: **they are wrong by much more than they say**. Right, one factor brings them to the line on
+# average. It cannot bend the curve: where a curve is flat, the spread does not know where the errors are.
+#
+# So, honestly:
+#
+# - The **probabilistic** network's spread is close to the prior's own number. That is no fault of the training. Its distribution treats
+#   each pixel as independent of its neighbours, and an image says little about *one* pixel's velocity; so the prior decides. Its samples
+#   are noise from pixel to pixel, as users of voxelmorph have noticed.
+# - The **ensemble** knows more about its errors, at three times the cost of training, and it is too sure of itself as well: networks
+#   with one loss and one data set make the same mistakes.
+# - Before a spread is shown to a surgeon, it needs a temperature, fitted on cases with a known truth, and a reliability diagram.
+#
+# **What can go wrong.** To show a map of "uncertainty" without comparing it with errors. To weigh the divergence twice: voxelmorph's
+# script multiplies it by `--lambda`, whose default is 0.01 and must be 1 then. To read the sample with the best likeness as "the
+# answer". To take a mean of displacements of different maps for a map: it may fold where none of them does.
+#
+# **The same elsewhere.** voxelmorph (TensorFlow): `--use-probs --legacy-image-sigma 0.02 --kl-lambda 10 --lambda 1`; there the two
+# terms are both means, here each counts by its number of voxels, as in the sum that the paper derives. MONAI has neither; in a network
+# with dropout, `eval()` with the dropout layers left in `train()` gives Monte Carlo samples.
+#
+# **Try it.**
+# 1. *(easy)* Train with `image_sigma=0.1`. What happens to the error, and what to the spread?
+# 2. *(middle)* Smooth each sample's noise by the prior (solve with the Laplacian instead of drawing pixel by pixel). Does the rank
+#    correlation rise?
+# 3. *(hard)* Add a fourth and a fifth member to the ensemble. When does the rank correlation stop to grow?
+#
+# **References.** Dalca et al., *Unsupervised learning for fast probabilistic diffeomorphic registration*, MICCAI 2018. Lakshminarayanan,
+# Pritzel and Blundell, *Simple and scalable predictive uncertainty estimation using deep ensembles*, NeurIPS 2017. Guo et al., *On calibration
+# of modern neural networks*, ICML 2017. Luo et al., *On the applicability of registration uncertainty*, MICCAI 2019.
+#
+# Next: [20 HyperMorph](20_hypermorph.ipynb): one network for every weight of the smoothness.
