@@ -61,6 +61,15 @@ item = test_pairs[0]
 moving, fixed = item["moving"][None], item["fixed"][None]  # (1, 1, H, W)
 print(f"{cohort.info.name}: {tuple(moving.shape[2:])} pixels, {len(test_pairs)} pairs to measure on")
 
+# %%
+from course_utils.plotting import panel
+
+images = {"moving": item["moving"], "fixed": item["fixed"]}
+panel(images, labels={side: item[f"{side}_label"] for side in images}, spacing=spacing)
+
+# %% [markdown]
+# Two people, and the outlines of their structures. Which of them is the moving one was decided by the order of a list.
+
 # %% [markdown]
 # ## Ask twice
 #

@@ -151,6 +151,12 @@ val_pairs = PairDataset(subjects, cohort.distinct_pairs("val", 4))
 test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 20))
 
 # %%
+from course_utils.plotting import panel
+
+item = test_pairs[0]
+panel({"moving": item["moving"], "fixed": item["fixed"]}, spacing=list(cohort.info.spacing))
+
+# %%
 KINDS = {"displacement": (0, 0.0), "penalty": (0, 100.0), "velocity": (7, 0.0)}  # squarings, weight of the penalty
 SMOOTHNESS = (0.01, 0.3)
 
