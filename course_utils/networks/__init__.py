@@ -9,6 +9,7 @@ from course_utils.networks.base import (
     architecture,
 )
 from course_utils.networks.pyramid import Pyramid
+from course_utils.networks.refined import Refined
 from course_utils.networks.unet import UNet
 from course_utils.networks.voxelmorph import VoxelMorph
 
@@ -16,6 +17,7 @@ __all__ = [
     "ARCHITECTURES",
     "NetworkSpec",
     "Pyramid",
+    "Refined",
     "Registration",
     "RegistrationNetwork",
     "UNet",

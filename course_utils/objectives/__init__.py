@@ -1,6 +1,7 @@
 """What training and instance optimisation minimise."""
 
 from course_utils.objectives.base import Batch, Model, Objective, Outcome, Term
+from course_utils.objectives.cycle import Cycle, CycleMorph
 from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
 from course_utils.objectives.terms import (
@@ -23,6 +24,8 @@ __all__ = [
     "SSD",
     "Batch",
     "Consistent",
+    "Cycle",
+    "CycleMorph",
     "Folding",
     "InverseToo",
     "Model",
