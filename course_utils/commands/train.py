@@ -1,5 +1,6 @@
 """The command `train`."""
 
+import dataclasses
 import math
 import shlex
 from enum import StrEnum
@@ -14,13 +15,15 @@ from course_utils.commands.settings import Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.data.source import Source
 from course_utils.errors import CourseError
-from course_utils.networks import ARCHITECTURES, NetworkSpec, SmoothnessRange
+from course_utils.networks import ARCHITECTURES, NetworkSpec, Refined, SmoothnessRange
 from course_utils.objectives import (
     CONSISTENCIES,
     REGULARISERS,
     SIMILARITIES,
     AnySmoothness,
     Consistent,
+    Cycle,
+    CycleMorph,
     InverseToo,
     Objective,
     PaintedObjective,
@@ -32,9 +35,13 @@ from course_utils.training.config import AMP
 from course_utils.training.hooks import progress_hook
 
 Loss = StrEnum("Loss", list(SIMILARITIES))
-Architecture = StrEnum("Architecture", list(ARCHITECTURES))
+WITHIN = "refined"
+"""Holds a trained network: it is chosen by --refine, not by name."""
+Architecture = StrEnum("Architecture", [name for name in ARCHITECTURES if name != WITHIN])
 Regulariser = StrEnum("Regulariser", list(REGULARISERS))
-Bidirectional = StrEnum("Bidirectional", {name: name for name in ("inverse", *CONSISTENCIES)})
+WEIGHTS = {**{name: weight for name, (_, weight) in CONSISTENCIES.items()}, "cyclemorph": CycleMorph.cycle_weight}
+"""Of what a network is asked for that contradicts itself, where the user gives no weight."""
+Bidirectional = StrEnum("Bidirectional", {name: name for name in ("inverse", *CONSISTENCIES, "cycle", "cyclemorph")})
 LossGrid = StrEnum("LossGrid", {"half": "half", "full": "full"})
 Amp = StrEnum("Amp", {name: name for name in ("auto", *AMP)})
 ARCHITECTURE = Architecture["pyramid"]
@@ -83,15 +90,17 @@ def train(
         Bidirectional | None,
         typer.Option(
             help="Judge both directions of every pair. inverse takes one map and its inverse; icon and gradicon "
-            "register twice, and what the two maps lack of being inverses, or the changes of that, costs too."
+            "register twice, and what the two maps lack of being inverses, or the changes of that, costs too; cycle "
+            "registers the moved image back to the moving one; cyclemorph both moved images to each other, which shall "
+            "give the images back, and each image to itself."
         ),
     ] = None,
     consistency_weight: Annotated[
         float | None,
         typer.Option(
-            help="Weight of that cost.",
+            help="Weight of that cost, or of what is not given back.",
             min=0,
-            show_default=", ".join(f"{weight:g} of {name}" for name, (_, weight) in CONSISTENCIES.items()),
+            show_default=", ".join(f"{weight:g} of {name}" for name, weight in WEIGHTS.items()),
         ),
     ] = None,
     init: Annotated[
@@ -101,6 +110,14 @@ def train(
             "network; your own images then come to its grid, unless you choose another (fine-tuning)."
         ),
     ] = None,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine",
+            help="Leave the network of --init as it is, and train two convolutions that correct its displacement; the "
+            "result predicts a displacement.",
+        ),
+    ] = False,
     architecture: Annotated[
         Architecture | None,
         typer.Option(
@@ -183,19 +200,26 @@ def train(
     if init is not None and (chosen or architecture is not None):
         raise CourseError("--init has a network of its own: leave out the options that choose another")
     start = None if init is None else Checkpoint.load(init)
+    if refine:
+        if start is None:
+            raise CourseError("--refine corrects a network that is trained: name it with --init, or leave --refine out")
+        model = Refined.around(start.model(), seed=seed)
+        start = dataclasses.replace(start, network=model.spec, weights=model.state_dict())
     weights = _smoothness_range(smoothness_range, smoothness, start)
     if weights is not None and start is None:
         chosen["conditions"] = 1
-    if antisymmetric is None and start is None and not dice_weight and bidirectional not in CONSISTENCIES:
+    if antisymmetric is None and start is None and not dice_weight and bidirectional in (None, "inverse"):
         chosen["antisymmetric"] = True
     arguments = chosen if start is None else start.network.arguments
-    if bidirectional in CONSISTENCIES and arguments.get("antisymmetric"):
+    if bidirectional in WEIGHTS and arguments.get("antisymmetric"):
         raise CourseError(
             f"--bidirectional {bidirectional} asks a network for what an antisymmetric one has by construction: "
             "take --one-way (without --init), or --bidirectional inverse"
         )
-    if consistency_weight is not None and bidirectional not in CONSISTENCIES:
-        raise CourseError("--consistency-weight belongs to --bidirectional icon or gradicon: add it, or leave it out")
+    if consistency_weight is not None and bidirectional not in WEIGHTS:
+        raise CourseError(
+            f"--consistency-weight belongs to --bidirectional {', '.join(WEIGHTS)}: add one of these, or leave it out"
+        )
     if painted and bidirectional is not None:
         raise CourseError("--painted and --bidirectional are two ways to train: give one of them")
     where = device_of(device)
@@ -277,7 +301,9 @@ def _whole_objective(
         return PaintedObjective(pair)
     if bidirectional is None:
         return pair
-    if bidirectional not in CONSISTENCIES:
-        return InverseToo(pair)
-    usual = CONSISTENCIES[bidirectional][1]
-    return Consistent(pair, bidirectional.value, usual if weight is None else weight)
+    if bidirectional not in WEIGHTS:
+        return InverseToo(pair) if bidirectional == Bidirectional.inverse else Cycle(pair)
+    weight = WEIGHTS[bidirectional] if weight is None else weight
+    if bidirectional == Bidirectional.cyclemorph:
+        return CycleMorph(pair, weight)
+    return Consistent(pair, bidirectional.value, weight)

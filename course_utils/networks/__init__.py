@@ -10,6 +10,7 @@ from course_utils.networks.base import (
 )
 from course_utils.networks.probabilistic import LOG_VARIANCE, MEAN, Probabilistic
 from course_utils.networks.pyramid import Pyramid
+from course_utils.networks.refined import Refined
 from course_utils.networks.smoothness import SmoothnessRange
 from course_utils.networks.unet import UNet
 from course_utils.networks.voxelmorph import VoxelMorph
@@ -21,6 +22,7 @@ __all__ = [
     "NetworkSpec",
     "Probabilistic",
     "Pyramid",
+    "Refined",
     "Registration",
     "RegistrationNetwork",
     "SmoothnessRange",

@@ -2,6 +2,7 @@
 
 from course_utils.objectives.any_smoothness import AnySmoothness
 from course_utils.objectives.base import Batch, Model, Objective, Outcome, Term
+from course_utils.objectives.cycle import Cycle, CycleMorph
 from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
 from course_utils.objectives.probabilistic import EvidenceBound
@@ -30,6 +31,8 @@ __all__ = [
     "AnySmoothness",
     "Batch",
     "Consistent",
+    "Cycle",
+    "CycleMorph",
     "EvidenceBound",
     "Folding",
     "InverseToo",

@@ -20,6 +20,12 @@ def swapped(batch: Batch) -> Batch:
     return {other.get(side, side) + rest + of: batch[key] for key, (side, rest, of) in parts.items()}
 
 
+def mean_of(there: Outcome, back: Outcome) -> Outcome:
+    """The mean of two outcomes of the same terms; the registration is the first's."""
+    terms = {name: (there.terms[name] + back.terms[name]) / 2 for name in there.terms}
+    return Outcome((there.loss + back.loss) / 2, terms, there.registration)
+
+
 @dataclass(frozen=True)
 class InverseToo(Objective):
     """Registers the moving to the fixed image, once; the map and its inverse are judged, each on its own image.
@@ -43,7 +49,7 @@ class InverseToo(Objective):
         registration = model(batch["moving"], batch["fixed"], batch.get("condition"))
         there = self.pair.judge(registration, batch)
         back = self.pair.judge(registration.backwards(batch["fixed"]), swapped(batch))
-        return _mean(there, back)
+        return mean_of(there, back)
 
     def describe(self) -> dict[str, Any]:
         """See `Objective`."""
@@ -112,15 +118,10 @@ class Consistent(Objective):
         back = model(batch["fixed"], batch["moving"], condition)
         both = [self.pair.on_its_grid(*judged)[0].displacement for judged in ((there, batch), (back, other))]
         cost = CONSISTENCIES[self.consistency][0](*both)
-        mean = _mean(self.pair.judge(there, batch), self.pair.judge(back, other))
+        mean = mean_of(self.pair.judge(there, batch), self.pair.judge(back, other))
         return Outcome(mean.loss + self.weight * cost, {**mean.terms, "inconsistency": cost}, there)
 
     def describe(self) -> dict[str, Any]:
         """See `Objective`."""
         how = {"term": "Consistent", "consistency": self.consistency, "weight": float(self.weight)}
         return {**self.pair.describe(), "two_directions": how}
-
-
-def _mean(there: Outcome, back: Outcome) -> Outcome:
-    terms = {name: (there.terms[name] + back.terms[name]) / 2 for name in there.terms}
-    return Outcome((there.loss + back.loss) / 2, terms, there.registration)

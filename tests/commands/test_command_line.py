@@ -406,8 +406,11 @@ def test_a_wrong_option_is_named_and_exits_with_2(made, run, tmp_path, arguments
         (("--learning-rate", "-1"), "learning_rate=-1.0 is not above 0"),
         (("--amp", "fp16"), "amp=fp16 needs a CUDA device"),
         (("--bidirectional", "icon", "--antisymmetric"), "take --one-way (without --init), or --bidirectional"),
-        (("--consistency-weight", "1"), "--consistency-weight belongs to --bidirectional icon or gradicon"),
+        (("--consistency-weight", "1"), "--consistency-weight belongs to --bidirectional icon, gradicon, cyclem"),
         (("--bidirectional", "inverse", "--consistency-weight", "1"), "--consistency-weight belongs to"),
+        (("--bidirectional", "cycle", "--consistency-weight", "1"), "--consistency-weight belongs to"),
+        (("--bidirectional", "cyclemorph", "--antisymmetric"), "take --one-way (without --init)"),
+        (("--refine",), "--refine corrects a network that is trained: name it with --init"),
         (("--bidirectional", "inverse", "--painted"), "--painted and --bidirectional are two ways to train"),
         (("--resume",), "holds no run to resume"),
     ],
@@ -533,21 +536,47 @@ def test_a_data_set_without_labels_is_measured_without(balls, trained, run, refu
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("how", ["inverse", "icon", "gradicon"])
+ASKED = {
+    "inverse": {"term": "InverseToo"},
+    "icon": {"term": "Consistent", "consistency": "icon", "weight": 0.5},
+    "gradicon": {"term": "Consistent", "consistency": "gradicon", "weight": 0.5},
+    "cycle": {"term": "Cycle"},
+    "cyclemorph": {"term": "CycleMorph", "cycle_weight": 0.5, "identity_weight": 0.5},
+}
+
+
+@pytest.mark.parametrize("how", ASKED)
 def test_both_directions_are_trained_and_told_of(balls, run, tmp_path, how):
     out = tmp_path / "run"
-    weight = () if how == "inverse" else ("--consistency-weight", 0.5)
+    weight = ("--consistency-weight", 0.5) if len(ASKED[how]) > 1 else ()
     options = ("--bidirectional", how, *weight, "--epochs", 1, "--batch-size", 2)
     assert run("train", *on(balls), *options, "--out", out)[0] == 0
     checkpoint = Checkpoint.load(out / "best.pt")
     # What is asked of a network by its loss is not built into it.
     assert bool(checkpoint.network.arguments["antisymmetric"]) == (how == "inverse")
-    asked = checkpoint.objective["two_directions"]
-    assert asked == (
-        {"term": "InverseToo"} if how == "inverse" else {"term": "Consistent", "consistency": how, "weight": 0.5}
-    )
+    assert checkpoint.objective["two_directions"] == ASKED[how]
     code, said, _ = run("evaluate", "--model", out / "best.pt", *on(balls), "--out", tmp_path / "m.csv", "--count", 2)
     assert code == 0 and "swap_voxels: " in said and "self_voxels: " in said
+
+
+def test_a_trained_network_is_refined_used_and_gone_on_with(balls, run, refused, tmp_path):
+    first, refined, on_again = (tmp_path / name for name in ("first", "refined", "again"))
+    quick = ("--epochs", 1, "--batch-size", 2)
+    assert run("train", *on(balls), *quick, "--out", first)[0] == 0
+    assert run("train", *on(balls), *quick, "--init", first / "best.pt", "--refine", "--out", refined)[0] == 0
+    before, after = (Checkpoint.load(out / "best.pt") for out in (first, refined))
+    assert after.network.arguments["inner"] == before.network.architecture
+    assert all(torch.equal(after.weights[f"inner.{name}"], weight) for name, weight in before.weights.items())
+    assert after.weights["module.2.weight"].abs().max() > 0
+    assert run("train", *on(balls), *quick, "--init", refined / "best.pt", "--out", on_again)[0] == 0
+    found = Checkpoint.load(on_again / "best.pt")
+    assert torch.equal(found.weights["inner.velocity.0.weight"], before.weights["velocity.0.weight"])
+    line = refused("train", *on(balls), *quick, "--init", refined / "best.pt", "--refine", "--out", tmp_path / "no")
+    assert "the network is refined already" in line and not (tmp_path / "no").exists()
+    code, said, _ = run(
+        "evaluate", *on(balls), "--model", refined / "best.pt", "--out", tmp_path / "m.csv", "--count", 2
+    )
+    assert code == 0 and "swap_voxels: " in said
 
 
 def test_a_network_for_any_contrast_is_trained_measured_and_used_by_a_line_each(balls, run, tmp_path):

@@ -22,14 +22,17 @@ def described(options: dict[str, object]) -> str:
     return ",".join(f"{key}={value}" for key, value in options.items()) or "defaults"
 
 
+NAMES = [name for name in ARCHITECTURES if name != "refined"]
+"""What is built from its features; what holds another network has tests of its own, in test_refined."""
+
 both = pytest.mark.parametrize("dims", [2, 3])
 resolutions = pytest.mark.parametrize("half", [True, False], ids=["half", "full"])
-architectures = pytest.mark.parametrize("name", ARCHITECTURES)
+architectures = pytest.mark.parametrize("name", NAMES)
 variants = pytest.mark.parametrize(
     ("name", "options"),
     [
         pytest.param(name, options, id=f"{name}-{described(options)}")
-        for name in ARCHITECTURES
+        for name in NAMES
         for options in OPTIONS.get(name, [{}])
     ],
 )
