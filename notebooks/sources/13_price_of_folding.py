@@ -298,4 +298,4 @@ figure
 # et al., *On finite difference Jacobian computation in deformable image registration*, IJCV 132, 2024. Mok and Chung, *Fast symmetric
 # diffeomorphic image registration with convolutional neural networks*, CVPR 2020.
 #
-# This is the end of the course. Begin again with another data set: [00 Start here](00_start_here.ipynb).
+# Next: [14 Cycles and refinement](14_cycles_and_refinement.ipynb): what is left of a fold when the image must come home.
