@@ -24,6 +24,7 @@ from course_utils.objectives import (
     Consistent,
     Cycle,
     CycleMorph,
+    EvidenceBound,
     InverseToo,
     Objective,
     PaintedObjective,
@@ -45,6 +46,8 @@ Bidirectional = StrEnum("Bidirectional", {name: name for name in ("inverse", *CO
 LossGrid = StrEnum("LossGrid", {"half": "half", "full": "full"})
 Amp = StrEnum("Amp", {name: name for name in ("auto", *AMP)})
 ARCHITECTURE = Architecture["pyramid"]
+LOSS = Loss["ncc"]
+PROBABILISTIC = "probabilistic"
 MINUTES = 5.0
 """The budget where the user gives none."""
 
@@ -56,8 +59,11 @@ def train(
     ],
     source: Source,
     loss: Annotated[
-        Loss, typer.Option(help="Similarity of moved and fixed image; mi and mind for pairs of two contrasts.")
-    ] = Loss.ncc,
+        Loss | None,
+        typer.Option(
+            help="Similarity of moved and fixed image; mi and mind for pairs of two contrasts.", show_default=LOSS.value
+        ),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Budget as time.", show_default=f"{MINUTES:g}, unless --epochs")
     ] = None,
@@ -148,6 +154,21 @@ def train(
         int | None,
         typer.Option(help="Squarings of the velocity; 0 predicts a displacement.", min=0, show_default="7"),
     ] = None,
+    image_sigma: Annotated[
+        float | None,
+        typer.Option(
+            help="Of --architecture probabilistic: the noise in both images, as a standard deviation. The smaller, the "
+            "more the images count.",
+            show_default=f"{EvidenceBound.image_sigma:g}",
+        ),
+    ] = None,
+    prior_precision: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the same: how alike the velocities of neighbours are before the images are seen.",
+            show_default=f"{EvidenceBound.prior_precision:g}",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = TrainConfig.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = TrainConfig.learning_rate,
     amp: Annotated[
@@ -205,10 +226,30 @@ def train(
             raise CourseError("--refine corrects a network that is trained: name it with --init, or leave --refine out")
         model = Refined.around(start.model(), seed=seed)
         start = dataclasses.replace(start, network=model.spec, weights=model.state_dict())
+    named = architecture if start is None else start.network.architecture
+    bound = {"image_sigma": image_sigma, "prior_precision": prior_precision}
+    bound = {name: value for name, value in bound.items() if value is not None}
+    if bound and named != PROBABILISTIC:
+        raise CourseError(f"--image-sigma and --prior-precision belong to --architecture {PROBABILISTIC}: add it")
+    no_part = {
+        "--loss": loss,
+        "--smoothness": smoothness,
+        "--smoothness-range": smoothness_range,
+        "--dice-weight": dice_weight,
+        "--jacobian-weight": jacobian_weight,
+        "--bidirectional": bidirectional,
+        "--painted": painted,
+        "--antisymmetric": antisymmetric,
+    }
+    if named == PROBABILISTIC and (given := [name for name, value in no_part.items() if value]):
+        raise CourseError(
+            f"a probabilistic network has a loss of its own, in which {given[0]} has no part: leave it out"
+        )
     weights = _smoothness_range(smoothness_range, smoothness, start)
     if weights is not None and start is None:
         chosen["conditions"] = 1
-    if antisymmetric is None and start is None and not dice_weight and bidirectional in (None, "inverse"):
+    usual = not dice_weight and bidirectional in (None, "inverse") and named != PROBABILISTIC
+    if antisymmetric is None and start is None and usual:
         chosen["antisymmetric"] = True
     arguments = chosen if start is None else start.network.arguments
     if bidirectional in WEIGHTS and arguments.get("antisymmetric"):
@@ -226,14 +267,15 @@ def train(
     cohort, line = source.load(like=None if start is None else start.card.recipe)
     if not Settings.current().quiet:
         typer.echo(line, err=True)
+    coarseness = 2 if loss_grid == LossGrid.half else 1
     objective = pair_objective(
-        loss.value,
+        (loss or LOSS).value,
         regulariser=regulariser.value,
         smoothness=smoothness if weights is None else 0.0,
         dice_weight=dice_weight,
         labels=cohort.info.labels,
         jacobian_weight=jacobian_weight,
-        coarseness=2 if loss_grid == LossGrid.half else 1,
+        coarseness=coarseness,
     )
     if painted and not cohort.info.labels:
         raise CourseError("--painted needs label maps, whose structures are painted: give --labels, or leave it out")
@@ -244,7 +286,9 @@ def train(
         out,
         network=NetworkSpec((architecture or ARCHITECTURE).value, {"spatial_dims": len(cohort.info.shape), **chosen}),
         start=start,
-        objective=_whole_objective(objective, painted, bidirectional, consistency_weight, weights),
+        objective=EvidenceBound(**bound, coarseness=coarseness)
+        if named == PROBABILISTIC
+        else _whole_objective(objective, painted, bidirectional, consistency_weight, weights),
         config=TrainConfig(
             steps=steps,
             minutes=MINUTES if minutes is None and steps is None else minutes,
