@@ -420,8 +420,8 @@ figure
 #   the weight, and the last hundredth counts, train a network for it, or go on with this one.
 # - Networks that were trained briefly flatter the comparison: whoever has more steps is ahead. Before you believe such a table, ask
 #   how long each side was trained, on this page too.
-# - Look at the folds too, not at Dice alone. Where the table shows more of them for the one network than for the specialist of the same
-#   weight, it does not obey its knob as well as its Dice makes one think.
+# - Look at the folds too, not at Dice alone, and at equal steps: a network that was trained longer moves more, and may fold more. The
+#   open diamond in the figure is the fair neighbour of the line, the filled points are not.
 # - **A weight for each structure is worth little** on average: under 0.01 of Dice on the test pairs. The table says which structure
 #   gains more. The curve is worth more than its maximum: where it is flat, take the smoother field, which costs nothing.
 #
