@@ -14,7 +14,7 @@ from course_utils.commands.settings import Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.data.source import Source
 from course_utils.errors import CourseError
-from course_utils.networks import ARCHITECTURES, NetworkSpec
+from course_utils.networks import ARCHITECTURES, NetworkSpec, TemplateNetwork
 from course_utils.objectives import (
     CONSISTENCIES,
     REGULARISERS,
@@ -31,7 +31,7 @@ from course_utils.training.config import AMP
 from course_utils.training.hooks import progress_hook
 
 Loss = StrEnum("Loss", list(SIMILARITIES))
-Architecture = StrEnum("Architecture", list(ARCHITECTURES))
+Architecture = StrEnum("Architecture", [name for name, kind in ARCHITECTURES.items() if kind is not TemplateNetwork])
 Regulariser = StrEnum("Regulariser", list(REGULARISERS))
 Bidirectional = StrEnum("Bidirectional", {name: name for name in ("inverse", *CONSISTENCIES)})
 LossGrid = StrEnum("LossGrid", {"half": "half", "full": "full"})

@@ -9,6 +9,7 @@ from course_utils.networks.base import (
     architecture,
 )
 from course_utils.networks.pyramid import Pyramid
+from course_utils.networks.template import TemplateNetwork
 from course_utils.networks.unet import UNet
 from course_utils.networks.voxelmorph import VoxelMorph
 
@@ -18,6 +19,7 @@ __all__ = [
     "Pyramid",
     "Registration",
     "RegistrationNetwork",
+    "TemplateNetwork",
     "UNet",
     "VelocityNetwork",
     "VoxelMorph",

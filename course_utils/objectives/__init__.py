@@ -3,6 +3,7 @@
 from course_utils.objectives.base import Batch, Model, Objective, Outcome, Term
 from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
+from course_utils.objectives.template import TemplateObjective
 from course_utils.objectives.terms import (
     NCC,
     REGULARISERS,
@@ -34,6 +35,7 @@ __all__ = [
     "PairObjective",
     "Regularisation",
     "Similarity",
+    "TemplateObjective",
     "Term",
     "paint",
     "pair_objective",

@@ -5,7 +5,7 @@ import scipy.ndimage
 import torch
 from torch import Tensor, nn
 
-from course_utils.networks import ARCHITECTURES, Registration, RegistrationNetwork
+from course_utils.networks import ARCHITECTURES, Registration, RegistrationNetwork, TemplateNetwork
 
 SIZES = {2: (24, 32), 3: (16, 24, 8)}
 
@@ -24,12 +24,14 @@ def described(options: dict[str, object]) -> str:
 
 both = pytest.mark.parametrize("dims", [2, 3])
 resolutions = pytest.mark.parametrize("half", [True, False], ids=["half", "full"])
-architectures = pytest.mark.parametrize("name", ARCHITECTURES)
+PAIRWISE = [name for name, network in ARCHITECTURES.items() if network is not TemplateNetwork]
+"""Those that register pairs, and know nothing but the two images."""
+architectures = pytest.mark.parametrize("name", PAIRWISE)
 variants = pytest.mark.parametrize(
     ("name", "options"),
     [
         pytest.param(name, options, id=f"{name}-{described(options)}")
-        for name in ARCHITECTURES
+        for name in PAIRWISE
         for options in OPTIONS.get(name, [{}])
     ],
 )
