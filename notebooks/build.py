@@ -31,6 +31,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
 from course_utils.commands.ending import run
+from course_utils.data.cohorts import data_root
 from course_utils.errors import CourseError
 from course_utils.grading.assignments import STUB, assignment_sources, read_assignment, student_version
 
@@ -128,10 +129,10 @@ def notebook_of(source: Path) -> Path:
     return source.parents[1] / f"{source.stem}.ipynb"
 
 
-def course_environment(folder: Path) -> dict[str, str]:
+def course_environment(folder: Path, dataset: str = "synthetic") -> dict[str, str]:
     """What a notebook is executed with here, in nbval and in a build alike, whatever the user's own settings are."""
     return {
-        "COURSE_DATASET": "synthetic",
+        "COURSE_DATASET": dataset,
         "COURSE_PROFILE": "quick",
         "COURSE_REGISTRY": "",
         "MONAI_DATA_DIRECTORY": str(folder / "data"),
@@ -165,8 +166,8 @@ def _without_address(text: str, source: Path) -> str:
     return text.replace(repository_slug(repository_address(source.parents[2])), "")
 
 
-def execute(source: Path, folder: Path) -> NotebookNode:
-    """Run a source from top to bottom in `folder` and return the notebook, normalised.
+def execute(source: Path, folder: Path, dataset: str = "synthetic") -> NotebookNode:
+    """Run a source from top to bottom in `folder`, on a data set, and return the notebook, normalised.
 
     Raises:
         CourseError: a cell failed or took longer than the limit; its traceback goes to standard error.
@@ -182,7 +183,7 @@ def execute(source: Path, folder: Path) -> NotebookNode:
         resources={"metadata": {"path": str(working_folder)}},
     )
     try:
-        client.execute(env=os.environ | course_environment(folder))
+        client.execute(env=os.environ | course_environment(folder, dataset))
     except (CellExecutionError, CellTimeoutError) as error:
         print(error, file=sys.stderr)
         raise CourseError(f"{source.name} was not executed to its end; mend the cell shown above") from None
@@ -217,13 +218,13 @@ def _is_live(output: NotebookNode) -> bool:
     return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
-def write(source: Path, folder: Path) -> Path:
-    """Execute a source in `folder` and store its notebook, whole or not at all.
+def write(source: Path, folder: Path, dataset: str = "synthetic") -> Path:
+    """Execute a source in `folder`, on a data set, and store its notebook, whole or not at all.
 
     Raises:
         CourseError: a cell failed, or the notebook breaks a rule; the old notebook then stays.
     """
-    notebook = execute(source, folder)
+    notebook = execute(source, folder, dataset)
     if found := [*_source_problems(source), *_notebook_problems(source, notebook)]:
         print(*(f"{source.name}: {problem}" for problem in found), sep="\n", file=sys.stderr)
         raise CourseError(f"{source.stem}.ipynb was not written; mend what is named above")
@@ -364,15 +365,30 @@ def _chosen(numbers: list[str]) -> list[Path]:
 Numbers = Annotated[list[str] | None, typer.Argument(help="Two-digit numbers of notebooks; all if none is given.")]
 
 
+Dataset = Annotated[
+    str, typer.Option(help="What to execute them with; other data sets are taken from the data folder.")
+]
+
+
+def _lend_data(folder: Path) -> None:
+    """Show the user's data sets to notebooks that are executed in `folder`, where they write what they make."""
+    (folder / "data").mkdir()
+    for path in data_root().resolve().iterdir():
+        (folder / "data" / path.name).symlink_to(path, target_is_directory=path.is_dir())
+
+
 @app.command()
-def build(numbers: Numbers = None) -> None:
+def build(numbers: Numbers = None, dataset: Dataset = "synthetic") -> None:
     """Execute sources and write their notebooks; without numbers, the assignments' students' notebooks too."""
     for source in [] if numbers else assignments():
         print(f"assignments/{write_student_version(source).name}")
-    with tempfile.TemporaryDirectory(prefix="course-") as folder:
+    with tempfile.TemporaryDirectory(prefix="course-") as temporary:
+        folder = Path(temporary).resolve()
+        if dataset != "synthetic":
+            _lend_data(folder)
         for source in _chosen(numbers or []):
             began = time.perf_counter()
-            target = write(source, Path(folder).resolve())
+            target = write(source, folder, dataset)
             print(f"{target.name}: {time.perf_counter() - began:.0f} s, {target.stat().st_size / 1e6:.1f} MB")
 
 
