@@ -363,11 +363,7 @@ def _chosen(numbers: list[str]) -> list[Path]:
 
 
 Numbers = Annotated[list[str] | None, typer.Argument(help="Two-digit numbers of notebooks; all if none is given.")]
-
-
-Dataset = Annotated[str, typer.Option(help="What they are executed with; others than the built-in cohort lie in the data folder.")]
-    str, typer.Option(help="What to execute them with; other data sets are taken from the data folder.")
-]
+Dataset = Annotated[str, typer.Option(help="What they are executed with: synthetic, or one in the data folder.")]
 
 
 def _lend_data(folder: Path) -> None:
