@@ -25,9 +25,9 @@ class TemplateObjective(Objective):
     """
 
     pair: PairObjective
-    centring: float = 1.0
+    centring: float = 0.01
     anchor: float = 1.0
-    memory: int = 100
+    memory: int = 48
 
     @property
     def needs(self) -> frozenset[str]:
@@ -55,5 +55,5 @@ class TemplateObjective(Objective):
 
     def describe(self) -> dict[str, Any]:
         """See `Objective`."""
-        template = {"centring": float(self.centring), "anchor": float(self.anchor), "memory": self.memory}
-        return {**self.pair.describe(), "template": template}
+        settings = {"centring": float(self.centring), "anchor": float(self.anchor), "memory": self.memory}
+        return {**self.pair.describe(), "template": {"term": "TemplateObjective", **settings}}
