@@ -19,6 +19,7 @@ FLOORS = [
     {"objectives", "checkpoint", "session"},
     {"model_card", "evaluation"},
     {"training", "scans"},
+    {"templates"},
     {"commands"},
     {"grading"},
     {"__main__"},

@@ -17,6 +17,7 @@ from course_utils.commands.settings import Settings
 
 COMMANDS = {
     "train": "course_utils.commands.train",
+    "template": "course_utils.commands.template",
     "evaluate": "course_utils.commands.evaluate",
     "register": "course_utils.commands.register",
     "apply": "course_utils.commands.apply",

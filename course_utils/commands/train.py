@@ -36,9 +36,9 @@ from course_utils.training.config import AMP
 from course_utils.training.hooks import progress_hook
 
 Loss = StrEnum("Loss", list(SIMILARITIES))
-WITHIN = "refined"
-"""Holds a trained network: it is chosen by --refine, not by name."""
-Architecture = StrEnum("Architecture", [name for name in ARCHITECTURES if name != WITHIN])
+NOT_BY_NAME = {"refined", "template"}
+"""What holds a trained network, chosen by --refine, and what the command template trains."""
+Architecture = StrEnum("Architecture", [name for name in ARCHITECTURES if name not in NOT_BY_NAME])
 Regulariser = StrEnum("Regulariser", list(REGULARISERS))
 WEIGHTS = {**{name: weight for name, (_, weight) in CONSISTENCIES.items()}, "cyclemorph": CycleMorph.cycle_weight}
 """Of what a network is asked for that contradicts itself, where the user gives no weight."""
@@ -245,6 +245,8 @@ def train(
         raise CourseError(
             f"a probabilistic network has a loss of its own, in which {given[0]} has no part: leave it out"
         )
+    coarseness = 2 if loss_grid == LossGrid.half else 1
+    evidence = EvidenceBound(**bound, coarseness=coarseness)
     weights = _smoothness_range(smoothness_range, smoothness, start)
     if weights is not None and start is None:
         chosen["conditions"] = 1
@@ -267,7 +269,6 @@ def train(
     cohort, line = source.load(like=None if start is None else start.card.recipe)
     if not Settings.current().quiet:
         typer.echo(line, err=True)
-    coarseness = 2 if loss_grid == LossGrid.half else 1
     objective = pair_objective(
         (loss or LOSS).value,
         regulariser=regulariser.value,
@@ -286,7 +287,7 @@ def train(
         out,
         network=NetworkSpec((architecture or ARCHITECTURE).value, {"spatial_dims": len(cohort.info.shape), **chosen}),
         start=start,
-        objective=EvidenceBound(**bound, coarseness=coarseness)
+        objective=evidence
         if named == PROBABILISTIC
         else _whole_objective(objective, painted, bidirectional, consistency_weight, weights),
         config=TrainConfig(

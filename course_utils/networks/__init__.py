@@ -12,6 +12,7 @@ from course_utils.networks.probabilistic import LOG_VARIANCE, MEAN, Probabilisti
 from course_utils.networks.pyramid import Pyramid
 from course_utils.networks.refined import Refined
 from course_utils.networks.smoothness import SmoothnessRange
+from course_utils.networks.template import TemplateNetwork
 from course_utils.networks.unet import UNet
 from course_utils.networks.voxelmorph import VoxelMorph
 
@@ -26,6 +27,7 @@ __all__ = [
     "Registration",
     "RegistrationNetwork",
     "SmoothnessRange",
+    "TemplateNetwork",
     "UNet",
     "VelocityNetwork",
     "VoxelMorph",

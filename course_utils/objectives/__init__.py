@@ -6,6 +6,7 @@ from course_utils.objectives.cycle import Cycle, CycleMorph
 from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
 from course_utils.objectives.probabilistic import EvidenceBound
+from course_utils.objectives.template import TemplateObjective
 from course_utils.objectives.terms import (
     MI,
     MIND,
@@ -45,6 +46,7 @@ __all__ = [
     "PairObjective",
     "Regularisation",
     "Similarity",
+    "TemplateObjective",
     "Term",
     "paint",
     "pair_objective",

@@ -70,10 +70,8 @@ def train_cohort(
             f"the network to start from is {model.spatial_dims}-D, and the data is {dims}-D: choose another"
         )
     model.check_grid(cohort.info.shape)
-    size = len(cohort.subjects) * math.prod(cohort.info.shape) * 6  # float32 and int16
-    cache = "memory" if size < LARGEST_IN_MEMORY else Path(root or data_root()) / "cache" / cohort.info.name
     subjects = (*cohort.splits["train"], *cohort.splits["val"], *([cohort.atlas] if cohort.atlas else []))
-    loaded = load_subjects(subjects, cohort.info.recipe, cache, progress=progress)
+    loaded = load_subjects(subjects, cohort.info.recipe, cache_of(cohort, root), progress=progress)
     if cohort.atlas is not None and cohort.atlas.name in loaded.failed:
         raise CourseError(loaded.failed[cohort.atlas.name])
     cohort = cohort.without(loaded.failed)
@@ -104,6 +102,12 @@ def train_cohort(
     )
     write_card(result.best)
     return result
+
+
+def cache_of(cohort: Cohort, root: str | Path | None = None) -> str | Path:
+    """Where `load_subjects` keeps the volumes of a cohort: in memory, or on disk below `root` where they are many."""
+    size = len(cohort.subjects) * math.prod(cohort.info.shape) * 6  # float32 and int16
+    return "memory" if size < LARGEST_IN_MEMORY else Path(root or data_root()) / "cache" / cohort.info.name
 
 
 def _with_what_it_needs(cohort: Cohort, objective: Objective) -> Cohort:

@@ -22,8 +22,8 @@ def described(options: dict[str, object]) -> str:
     return ",".join(f"{key}={value}" for key, value in options.items()) or "defaults"
 
 
-NAMES = [name for name in ARCHITECTURES if name != "refined"]
-"""What is built from its features; what holds another network has tests of its own, in test_refined."""
+NAMES = [name for name in ARCHITECTURES if name not in {"refined", "template"}]
+"""What is built from its features and registers pairs; the others have tests of their own."""
 
 both = pytest.mark.parametrize("dims", [2, 3])
 resolutions = pytest.mark.parametrize("half", [True, False], ids=["half", "full"])
