@@ -676,3 +676,5 @@ assert all(abs(monai - ours) < 0.15 * abs(monai) + 0.05 for monai, ours in both.
 # using free-form deformations*, IEEE TMI 22(1), 2003. Heinrich et al., *Towards realtime multimodal fusion for image-guided
 # interventions using self-similarities*, MICCAI 2013. Rohlfing, *Image similarity and tissue overlaps as surrogates for image
 # registration accuracy: widely used but unreliable*, IEEE TMI 31(2), 2012.
+#
+# Next: [18 Templates](18_templates.ipynb): which brain is everybody registered to?

@@ -455,4 +455,4 @@ figure
 # *Conditional deformable image registration with convolutional neural network*, MICCAI 2021. Perez et al., *FiLM: visual reasoning
 # with a general conditioning layer*, AAAI 2018. Ha et al., *HyperNetworks*, ICLR 2017.
 #
-# This is the end of the course. Begin again with another data set: [00 Start here](00_start_here.ipynb).
+# Next: [21 A map of the field](21_map_of_the_field.ipynb): where all of this stands.

@@ -351,4 +351,5 @@ print(f"rank correlation of before and after: {rank:.2f}")
 # image registration: a survey*, IEEE TMI 32(7), 2013. Tian et al., *uniGradICON*, MICCAI 2024. Rueckert et al., *Nonrigid registration using
 # free-form deformations*, IEEE TMI 18(8), 1999.
 #
-# Next, if you come from 01: [02 Warping](02_warping.ipynb), where a field moves an image.
+# If you come from 01, go on with [02 Warping](02_warping.ipynb), where a field moves an image. If you come from 20, this is the end of the
+# course: begin again with another data set, [00 Start here](00_start_here.ipynb).
