@@ -186,6 +186,7 @@ def answers(method, moving, fixed):
     return torch.stack(fields).mean(0), spread(fields)
 
 
+# %%
 from course_utils.fields import box_mean
 
 inside_of = [inside for *_, inside in pairs]  # what is measured: the pixels that lie in a structure
@@ -206,6 +207,7 @@ def pixels(maps, part=slice(None)):
     return torch.cat([each[inside] for each, inside in list(zip(maps, inside_of, strict=True))[part]])
 
 
+# %%
 before = pixels([truth.norm(dim=1, keepdim=True) for truth in truths]).mean()
 print(f"true distance on the mean: {before:.2f} pixels before registration")
 for name in given:
