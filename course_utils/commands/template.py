@@ -80,7 +80,7 @@ def template(
     \b
     Example:
       python -m course_utils template --dataset hippocampus --minutes 10 --out runs/template
-      python -m course_utils template --images scans --attributes ages.csv --at age=20,50,80 --out runs/ages
+      python -m course_utils template --images scans --attributes ages.csv --at age=20,80 --out ages
     """
     if minutes is not None and epochs is not None:
         raise CourseError("--minutes and --epochs are two budgets: give one of them")

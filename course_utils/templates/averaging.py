@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from course_utils.errors import CourseError
-from course_utils.fields import gradient_magnitude, jacobian_determinant, warp
+from course_utils.fields import gradient_magnitude, invert, jacobian_determinant, warp
 from course_utils.networks import Registration
 
 Register = Callable[[Tensor, Tensor], Registration]
@@ -107,6 +107,8 @@ def groupwise(
 ) -> Iterator[Round]:
     """Average the scans, bring each to the average, average again, until that changes nothing.
 
+    After each round the average is moved by the mean of the displacements, so that it stays in the middle of the scans.
+
     Args:
         register: A trained network, or any other method.
         scans: `(1, 1, *spatial)` each.
@@ -135,6 +137,8 @@ def groupwise(
                 yield home
 
         new = average(scans, homewards())
+        # What the average shows at x belongs, on the mean of the scans, to x + displacement.
+        new = warp(new, invert(displacement.value))
         change = (new - template).abs().mean().item()
         template = new
         yield Round(template, change, displacement.value)
