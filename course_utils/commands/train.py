@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shlex
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -227,30 +228,27 @@ def train(
         model = Refined.around(start.model(), seed=seed)
         start = dataclasses.replace(start, network=model.spec, weights=model.state_dict())
     named = architecture if start is None else start.network.architecture
-    bound = {"image_sigma": image_sigma, "prior_precision": prior_precision}
-    bound = {name: value for name, value in bound.items() if value is not None}
-    if bound and named != PROBABILISTIC:
-        raise CourseError(f"--image-sigma and --prior-precision belong to --architecture {PROBABILISTIC}: add it")
-    no_part = {
-        "--loss": loss,
-        "--smoothness": smoothness,
-        "--smoothness-range": smoothness_range,
-        "--dice-weight": dice_weight,
-        "--jacobian-weight": jacobian_weight,
-        "--bidirectional": bidirectional,
-        "--painted": painted,
-        "--antisymmetric": antisymmetric,
-    }
-    if named == PROBABILISTIC and (given := [name for name, value in no_part.items() if value]):
-        raise CourseError(
-            f"a probabilistic network has a loss of its own, in which {given[0]} has no part: leave it out"
-        )
     coarseness = 2 if loss_grid == LossGrid.half else 1
-    evidence = EvidenceBound(**bound, coarseness=coarseness)
+    evidence = None
+    if named == PROBABILISTIC:
+        no_part = {
+            "--loss": loss,
+            "--regulariser": regulariser != Regulariser.diffusion,
+            "--smoothness": smoothness is not None,
+            "--smoothness-range": smoothness_range,
+            "--dice-weight": dice_weight,
+            "--jacobian-weight": jacobian_weight,
+            "--bidirectional": bidirectional,
+            "--painted": painted,
+            "--antisymmetric": antisymmetric,
+        }
+        evidence = _evidence_bound(no_part, image_sigma, prior_precision, coarseness)
+    elif image_sigma is not None or prior_precision is not None:
+        raise CourseError(f"--image-sigma and --prior-precision belong to --architecture {PROBABILISTIC}: add it")
     weights = _smoothness_range(smoothness_range, smoothness, start)
     if weights is not None and start is None:
         chosen["conditions"] = 1
-    usual = not dice_weight and bidirectional in (None, "inverse") and named != PROBABILISTIC
+    usual = not dice_weight and bidirectional in (None, "inverse") and evidence is None
     if antisymmetric is None and start is None and usual:
         chosen["antisymmetric"] = True
     arguments = chosen if start is None else start.network.arguments
@@ -287,9 +285,7 @@ def train(
         out,
         network=NetworkSpec((architecture or ARCHITECTURE).value, {"spatial_dims": len(cohort.info.shape), **chosen}),
         start=start,
-        objective=evidence
-        if named == PROBABILISTIC
-        else _whole_objective(objective, painted, bidirectional, consistency_weight, weights),
+        objective=evidence or _whole_objective(objective, painted, bidirectional, consistency_weight, weights),
         config=TrainConfig(
             steps=steps,
             minutes=MINUTES if minutes is None and steps is None else minutes,
@@ -313,6 +309,19 @@ def train(
         f"{int(last.step)} steps in {last.seconds / 60:.1f} minutes, loss {last.loss:.4f}; measure it:\n"
         f"python -m course_utils {shlex.join(again)}"
     )
+
+
+def _evidence_bound(
+    no_part: Mapping[str, object], image_sigma: float | None, prior_precision: float | None, coarseness: int
+) -> EvidenceBound:
+    """What a probabilistic network is trained by; `no_part` are options of other losses, by name, true where given."""
+    for option, given in no_part.items():
+        if given:
+            raise CourseError(
+                f"a probabilistic network has a loss of its own, in which {option} has no part: leave it out"
+            )
+    numbers = {"image_sigma": image_sigma, "prior_precision": prior_precision}
+    return EvidenceBound(**{name: value for name, value in numbers.items() if value is not None}, coarseness=coarseness)
 
 
 def _smoothness_range(given: str | None, smoothness: float | None, start: Checkpoint | None) -> SmoothnessRange | None:

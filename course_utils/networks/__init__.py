@@ -3,7 +3,6 @@
 from course_utils.networks.base import (
     ARCHITECTURES,
     NetworkSpec,
-    Registration,
     RegistrationNetwork,
     VelocityNetwork,
     architecture,
@@ -11,6 +10,7 @@ from course_utils.networks.base import (
 from course_utils.networks.probabilistic import LOG_VARIANCE, MEAN, Probabilistic
 from course_utils.networks.pyramid import Pyramid
 from course_utils.networks.refined import Refined
+from course_utils.networks.registration import Registration
 from course_utils.networks.smoothness import SmoothnessRange
 from course_utils.networks.template import TemplateNetwork
 from course_utils.networks.unet import UNet

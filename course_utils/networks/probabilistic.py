@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from course_utils.networks.base import Registration, architecture
+from course_utils.networks.base import architecture
 from course_utils.networks.blocks import CONVOLUTION
+from course_utils.networks.registration import Registration
 from course_utils.networks.voxelmorph import VoxelMorph
 
 MEAN, LOG_VARIANCE = "velocity_mean", "velocity_log_variance"

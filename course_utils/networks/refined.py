@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from course_utils.errors import CourseError
 from course_utils.fields import warp
-from course_utils.networks.base import ARCHITECTURES, Registration, RegistrationNetwork, architecture
+from course_utils.networks.base import ARCHITECTURES, RegistrationNetwork, architecture
 from course_utils.networks.blocks import CONVOLUTION
+from course_utils.networks.registration import Registration
 
 
 @architecture("refined")

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils.networks.base import ARCHITECTURES, Registration, RegistrationNetwork, architecture
+from course_utils.networks.base import ARCHITECTURES, RegistrationNetwork, architecture
 from course_utils.networks.blocks import CONVOLUTION
+from course_utils.networks.registration import Registration
 
 COARSEST = 16
 """How many voxels of the template, along each axis, one of the decoder's first grid is."""

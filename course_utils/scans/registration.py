@@ -334,8 +334,8 @@ def deform(
         similarity: See `register`.
 
     Raises:
-        CourseError: there is no such similarity; steps are asked for, and the network predicts no velocity that they
-            could start from.
+        CourseError: there is no such similarity, or one is chosen and no step compares it; steps are asked for, and
+            the network predicts no velocity that they could start from.
     """
     if similarity not in SIMILARITIES:
         raise CourseError(f"similarity={similarity!r} is not one of {', '.join(SIMILARITIES)}: change it")
@@ -343,19 +343,23 @@ def deform(
     compared = None if similarity == SIMILARITY else SIMILARITIES[similarity](1)
     if checkpoint is None:
         still = moving.new_zeros(1, moving.ndim - 2, *moving.shape[2:])
-        iterations = ITERATIONS if iterations is None else iterations
-        if not iterations:
-            return Registration(moving, still, still)
-        return optimise(moving, fixed, similarity=compared, masks=masks, iterations=iterations)
-    with torch.no_grad():
-        found = checkpoint.model().to(moving.device)(moving, fixed)
-    if iterations is None:
-        iterations = 0 if checkpoint.knows_labels or found.velocity is None else FURTHER_ITERATIONS
+        found, start, usual = Registration(moving, still, still), None, ITERATIONS
+    else:
+        with torch.no_grad():
+            found = checkpoint.model().to(moving.device)(moving, fixed)
+        start = found.velocity
+        usual = 0 if checkpoint.knows_labels or start is None else FURTHER_ITERATIONS
+    iterations = usual if iterations is None else iterations
+    if not iterations and compared is not None:
+        raise CourseError(
+            f"--similarity {similarity} is what the steps compare that refine a pair, and there are none: give "
+            "--iterations, or leave it out"
+        )
     if not iterations:
         return found
     if found.velocity is None:
         raise CourseError("the model predicts no velocity that optimisation could start from: take --iterations 0")
-    return optimise(moving, fixed, start=found.velocity, similarity=compared, masks=masks, iterations=iterations)
+    return optimise(moving, fixed, start=start, similarity=compared, masks=masks, iterations=iterations)
 
 
 def _peak_memory(device: torch.device) -> int | None:

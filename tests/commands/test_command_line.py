@@ -411,6 +411,18 @@ def test_a_wrong_option_is_named_and_exits_with_2(made, run, tmp_path, arguments
         (("--bidirectional", "cycle", "--consistency-weight", "1"), "--consistency-weight belongs to"),
         (("--bidirectional", "cyclemorph", "--antisymmetric"), "take --one-way (without --init)"),
         (("--refine",), "--refine corrects a network that is trained: name it with --init"),
+        (("--image-sigma", "0.1"), "--image-sigma and --prior-precision belong to --architecture probabilistic"),
+        (("--architecture", "probabilistic", "--image-sigma", "0"), "image_sigma=0.0 is not a number above 0"),
+        *(
+            (("--architecture", "probabilistic", *option), f"in which {option[0]} has no part: leave it out")
+            for option in (
+                ("--loss", "ncc"),
+                ("--smoothness", "0"),
+                ("--regulariser", "bending"),
+                ("--bidirectional", "icon"),
+                ("--antisymmetric",),
+            )
+        ),
         (("--bidirectional", "inverse", "--painted"), "--painted and --bidirectional are two ways to train"),
         (("--resume",), "holds no run to resume"),
     ],

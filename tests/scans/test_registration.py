@@ -246,6 +246,9 @@ def test_swapped_and_contradictory_arguments(scans, refused, checkpoint):
     assert "either --model FILE-OR-NAME or --no-model" in refused()
     assert "either --model FILE-OR-NAME or --no-model" in refused("--no-model", "--model", checkpoint)
     assert "nothing to do" in refused("--no-model", "--iterations", 0)
+    assert "there are none: give --iterations" in refused(
+        "--model", checkpoint, "--iterations", 0, "--similarity", "mi"
+    )
 
 
 def test_outputs_that_cannot_be_written_are_found_before_any_work(scans, refused, monkeypatch):
