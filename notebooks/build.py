@@ -10,6 +10,7 @@ needs.
 """
 
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -37,19 +38,21 @@ from course_utils.grading.assignments import STUB, assignment_sources, read_assi
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_CELL = 30  # lines
+WIDEST_LINE = 100  # columns of code
 CELL_TIMEOUT = 900  # seconds
 
 SETUP_CELL = """\
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+{address}")
+    public = "git+{address}"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -255,6 +258,7 @@ def _source_problems(source: Path) -> Iterator[str]:
     for text in code:
         if (length := len(text.splitlines())) > LONGEST_CELL:
             yield f"a code cell of {length} lines, more than {LONGEST_CELL}: {text.splitlines()[0]}"
+    yield from _width_problems(code)
     everything = sources(root)
     following = everything[everything.index(source) + 1 :]
     if following and f"({following[0].stem}.ipynb)" not in cells[-1].source:
@@ -333,6 +337,13 @@ def _assignment_problems(source: Path) -> Iterator[str]:
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     if code[0] != SETUP_CELL.format(address=address):
         yield "the first code cell is not the setup cell of notebooks/build.py"
+    yield from _width_problems(code)
+
+
+def _width_problems(code: list[str]) -> Iterator[str]:
+    for line in itertools.chain.from_iterable(text.splitlines() for text in code):
+        if len(line) > WIDEST_LINE:
+            yield f"a line of code of {len(line)} columns, more than {WIDEST_LINE}: {line.strip()}"
 
 
 def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:

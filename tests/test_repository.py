@@ -257,7 +257,7 @@ def test_the_first_cell_says_what_to_do_where_the_address_was_never_set(owner):
     environment = {name: value for name, value in os.environ.items() if name != "COURSE_REPOSITORY"}
     command = [sys.executable, "-c", absent + pip + cell]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    said = "this copy has no address yet: make address URL=https://github.com/you/fork\n"
+    said = "no address yet: make address URL=https://github.com/you/fork\n"
     assert done.stderr == (said if owner == "OWNER" else f"pip gets git+{address}\n")
 
 

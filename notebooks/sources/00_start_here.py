@@ -14,16 +14,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/00_start_here.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -46,13 +47,18 @@ from course_utils.data.cohorts import load_cohort
 from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.data.synthetic import make_cohort
 
-make_cohort(session.data_root / "slices" / "synthetic", subjects=60, dimensions=2, seed=session.seed)
+make_cohort(
+    session.data_root / "slices" / "synthetic", subjects=60, dimensions=2, seed=session.seed
+)
 cohort = load_cohort("synthetic", session.data_root / "slices")
 loaded = load_subjects(cohort.subjects, cohort.info.recipe)
 test = PairDataset(loaded, cohort.pairs("test"), truth=True)  # as many pairs as people
 names, spacing = cohort.info.labels, cohort.info.spacing
 
-print(f"{len(cohort.splits['train'])} people to train with, {len(cohort.splits['test'])} the network will never see")
+print(
+    f"{len(cohort.splits['train'])} people to train with, {len(cohort.splits['test'])} the network "
+    "will never see"
+)
 print({key: tuple(value.shape) for key, value in test[0].items() if key != "name"})
 
 # %%
@@ -78,7 +84,9 @@ import matplotlib.pyplot as plt
 import torch
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
-INNER = {value: name for value, name in names.items() if "cortical" not in name and "CSF" not in name}
+INNER = {
+    value: name for value, name in names.items() if "cortical" not in name and "CSF" not in name
+}
 truth, label = pair["true_displacement"], pair["fixed_label"][0]  # (2, H, W) voxels, (H, W)
 points = []
 for value in INNER:  # of each structure, the voxel nearest to its centre
@@ -117,7 +125,10 @@ ones = torch.cat([x, torch.ones(len(x), 1)], dim=1)
 affine = torch.linalg.lstsq(ones, u).solution  # (3, 2): six numbers
 mm = spacing[0]
 without, left = (mm * error.norm(dim=1).mean().item() for error in (u, u - ones @ affine))
-print(f"mean distance to the true point: {without:.1f} mm doing nothing, {left:.1f} mm after the best affine map")
+print(
+    f"mean distance to the true point: {without:.1f} mm doing nothing, {left:.1f} mm after the "
+    "best affine map"
+)
 assert left > 0.5 * without
 
 # %% [markdown]
@@ -141,7 +152,14 @@ from course_utils.networks import NetworkSpec
 from course_utils.objectives import pair_objective
 from course_utils.training import TrainConfig, fit
 
-features = (16, 16, 16, 16, 16)  # channels: half as many as usual, but five levels, which see further
+# %%
+features = (
+    16,
+    16,
+    16,
+    16,
+    16,
+)  # channels: half as many as usual, but five levels, which see further
 network = NetworkSpec("voxelmorph", {"spatial_dims": 2, "features": features}).build(session.seed)
 objective = pair_objective("ncc", smoothness=1.0)
 config = TrainConfig(steps=800, batch_size=8, learning_rate=3e-3, amp="off")
@@ -150,7 +168,9 @@ shutil.rmtree(run, ignore_errors=True)  # a run is never overwritten: remove the
 result = fit(
     network,
     objective,
-    PairDataset(loaded, cohort.pairs("train", count=config.steps * config.batch_size, seed=session.seed)),
+    PairDataset(
+        loaded, cohort.pairs("train", count=config.steps * config.batch_size, seed=session.seed)
+    ),
     PairDataset(loaded, cohort.pairs("val")),
     run,
     config,
@@ -181,15 +201,23 @@ import time
 
 from course_utils.plotting import checkerboard
 
-moving, fixed = (pair[name][None].to(session.device) for name in ("moving", "fixed"))  # (1, 1, H, W)
+moving, fixed = (
+    pair[name][None].to(session.device) for name in ("moving", "fixed")
+)  # (1, 1, H, W)
 began = time.perf_counter()
 with torch.inference_mode():
     registration = result.model.eval()(moving, fixed)
 seconds = time.perf_counter() - began
-moved, displacement = registration.moved.cpu(), registration.displacement.cpu()  # (1, 1, H, W), (1, 2, H, W)
+moved, displacement = (
+    registration.moved.cpu(),
+    registration.displacement.cpu(),
+)  # (1, 1, H, W), (1, 2, H, W)
 print("faster than a blink" if seconds < 0.3 else f"{seconds:.1f} s")
 checkerboard(
-    {"before: fixed and moving": (fixed.cpu(), moving.cpu()), "after: fixed and moved": (fixed.cpu(), moved)},
+    {
+        "before: fixed and moving": (fixed.cpu(), moving.cpu()),
+        "after: fixed and moved": (fixed.cpu(), moved),
+    },
     tiles=6,
     spacing=spacing,
 )
@@ -201,7 +229,9 @@ checkerboard(
 # %%
 from course_utils.fields import warp
 
-moved_label = warp(pair["moving_label"][None], displacement, mode="nearest", padding="zeros")  # (1, 1, H, W)
+moved_label = warp(
+    pair["moving_label"][None], displacement, mode="nearest", padding="zeros"
+)  # (1, 1, H, W)
 panel(
     {"before": moving.cpu(), "after": moved},
     labels={"before": pair["moving_label"], "after": moved_label},
@@ -223,7 +253,12 @@ from course_utils.plotting import deformed_grid
 
 assert folding_percent(displacement).item() < 0.5
 assert sdlogj(displacement) < sdlogj(truth[None])  # how unevenly the map shrinks and grows
-deformed_grid({"the network's answer": displacement, "the truth": truth}, pair["moving"], step=3, spacing=spacing)
+deformed_grid(
+    {"the network's answer": displacement, "the truth": truth},
+    pair["moving"],
+    step=3,
+    spacing=spacing,
+)
 
 # %% [markdown]
 # The network's answer is calmer than the truth. An image only tells where edges are: inside the white matter one
@@ -239,7 +274,9 @@ deformed_grid({"the network's answer": displacement, "the truth": truth}, pair["
 # %%
 from course_utils.evaluation import evaluate, summarise
 
-table = evaluate(result.model, test, names, spacing, device=session.device)  # a row a pair and structure
+table = evaluate(
+    result.model, test, names, spacing, device=session.device
+)  # a row a pair and structure
 measures = ["dice_before", "dice_after", "tre_mm_before", "tre_mm_after", "folding_percent"]
 overall = summarise(table).loc["overall", measures].unstack().round(2)
 by_pair = table.groupby("pair")[measures].mean()

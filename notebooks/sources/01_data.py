@@ -13,16 +13,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/01_data.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -47,7 +48,10 @@ print(terms(dataset_info(session.dataset)))
 assert all(info.licence and info.citation for info in DATASETS.values())
 pd.DataFrame(
     {
-        name: {"grid": "×".join(map(str, info.shape)) or "its own", "download, MB": round(info.bytes / 1e6) or "–"}
+        name: {
+            "grid": "×".join(map(str, info.shape)) or "its own",
+            "download, MB": round(info.bytes / 1e6) or "–",
+        }
         for name, info in DATASETS.items()
     }
 ).T
@@ -56,7 +60,9 @@ pd.DataFrame(
 cohort = load_cohort(session.dataset)  # downloads, or makes, what is missing
 names, spacing, shape = cohort.info.labels, cohort.info.spacing, cohort.info.shape
 subject = cohort.splits["test"][0]
-print(f"{len(cohort.subjects)} subjects, {len(names)} structures, common grid {shape} at {spacing} mm")
+print(
+    f"{len(cohort.subjects)} subjects, {len(names)} structures, common grid {shape} at {spacing} mm"
+)
 print(f"{subject.name}: image {subject.image.name}, label {subject.label.name}")
 
 # %% [markdown]
@@ -70,11 +76,17 @@ import nibabel
 import numpy as np
 
 nifti = nibabel.load(subject.image)
-sizes = np.linalg.norm(nifti.affine[:3, :3], axis=0)  # the length of a step along each array axis, mm
+sizes = np.linalg.norm(
+    nifti.affine[:3, :3], axis=0
+)  # the length of a step along each array axis, mm
 print("shape      ", nifti.shape)
 print("stored as  ", nifti.get_data_dtype())
 print("voxel size ", sizes.round(3), "mm")
-print("axes lead  ", nibabel.aff2axcodes(nifti.affine), "(Right, Anterior, Superior: to the patient's ...)")
+print(
+    "axes lead  ",
+    nibabel.aff2axcodes(nifti.affine),
+    "(Right, Anterior, Superior: to the patient's ...)",
+)
 print("affine\n", nifti.affine.round(2))
 assert np.allclose(sizes[: nifti.ndim], nifti.header.get_zooms()[: nifti.ndim], atol=1e-3)
 
@@ -112,7 +124,9 @@ nibabel.save(flipped, folder / "flipped.nii.gz")
 
 n = original.shape[0]
 print(nibabel.aff2axcodes(original.affine), "and", nibabel.aff2axcodes(flipped.affine))
-assert not np.array_equal(original.dataobj, flipped.dataobj)  # other numbers in the same places of the array ...
+assert not np.array_equal(
+    original.dataobj, flipped.dataobj
+)  # other numbers in the same places of the array ...
 here = nibabel.affines.apply_affine(original.affine, (5, 9, 9))
 assert np.allclose(
     here, nibabel.affines.apply_affine(flipped.affine, (n - 6, 9, 9))
@@ -128,7 +142,10 @@ from course_utils.data.pairs import Subject
 from course_utils.data.recipe import Recipe
 
 upright = Recipe((48, 64, 48), (3.5, 3.5, 3.5))  # reorient to RAS, resample to 3.5 mm, pad or crop
-a, b = (load_subject(Subject(path.name, path), upright)["image"] for path in (brain.image, folder / "flipped.nii.gz"))
+a, b = (
+    load_subject(Subject(path.name, path), upright)["image"]
+    for path in (brain.image, folder / "flipped.nii.gz")
+)
 assert a.shape == (1, 48, 64, 48) and (a - b).abs().max() < 1e-4
 print("after preprocessing the two files are equal")
 
@@ -142,8 +159,12 @@ print("after preprocessing the two files are equal")
 from course_utils.plotting import slices
 
 recipe = cohort.info.recipe  # how this data set's images are prepared for a network
-volumes = load_subject(subject, recipe)  # {"image": (1, *shape) float32, "label": (1, *shape) uint8}
-middle = (volumes["label"][0] > 0).nonzero().median(0).values.tolist()  # a voxel, amid all that is labelled
+volumes = load_subject(
+    subject, recipe
+)  # {"image": (1, *shape) float32, "label": (1, *shape) uint8}
+middle = (
+    (volumes["label"][0] > 0).nonzero().median(0).values.tolist()
+)  # a voxel, amid all that is labelled
 slices(volumes["image"], at=middle, spacing=spacing)
 
 # %%
@@ -160,7 +181,10 @@ sizes["ml"] = (sizes.voxels * voxel_ml).round(2)
 
 assert sizes.voxels.sum() == (volumes["label"] > 0).sum()  # every labelled voxel has a name
 ratio = sizes.voxels.max() / sizes.voxels.min()
-print(f"together {sizes.ml.sum():.1f} ml; the largest structure has {ratio:.1f} times the voxels of the smallest")
+print(
+    f"together {sizes.ml.sum():.1f} ml; the largest structure has {ratio:.1f} times the voxels of "
+    "the smallest"
+)
 sizes.rename_axis("value")
 
 # %% [markdown]
@@ -175,12 +199,22 @@ sizes.rename_axis("value")
 from course_utils.data.recipe import normalise
 from course_utils.plotting import histograms
 
-raw = {s.name: np.asarray(nibabel.load(s.image).dataobj, dtype=np.float32) for s in cohort.subjects[:12]}
+raw = {
+    s.name: np.asarray(nibabel.load(s.image).dataobj, dtype=np.float32)
+    for s in cohort.subjects[:12]
+}
 tops = pd.Series({name: np.percentile(values, 99.5) for name, values in raw.items()})
-print(f"bright voxels (99.5th percentile): {tops.min():.0f} in one subject, {tops.max():.0f} in another")
+print(
+    f"bright voxels (99.5th percentile): {tops.min():.0f} in one subject, {tops.max():.0f} in "
+    "another"
+)
 assert tops.max() > 1.2 * tops.min()
 
-shown = [tops.idxmin(), tops.sort_values().index[len(tops) // 2], tops.idxmax()]  # dark, middling, bright
+shown = [
+    tops.idxmin(),
+    tops.sort_values().index[len(tops) // 2],
+    tops.idxmax(),
+]  # dark, middling, bright
 histograms({name: raw[name] for name in shown}, title="as stored")
 
 # %% [markdown]
@@ -192,11 +226,16 @@ histograms({name: raw[name] for name in shown}, title="as stored")
 import torch
 
 for values in raw.values():
-    low, high = np.sort(values.ravel())[[round(0.005 * (values.size - 1)), round(0.995 * (values.size - 1))]]
+    low, high = np.sort(values.ravel())[
+        [round(0.005 * (values.size - 1)), round(0.995 * (values.size - 1))]
+    ]
     by_hand = np.clip((values - low) / (high - low), 0, 1)
     assert np.abs(by_hand - normalise(torch.from_numpy(values)).numpy()).max() < 0.01
 
-histograms({name: normalise(torch.from_numpy(raw[name])) for name in shown}, title="normalised, each by itself")
+histograms(
+    {name: normalise(torch.from_numpy(raw[name])) for name in shown},
+    title="normalised, each by itself",
+)
 
 # %% [markdown]
 # The distributions have moved together, though not quite onto each other: contrast still differs, and that is one reason
@@ -221,10 +260,19 @@ from monai.transforms import (
 )
 
 both = ("image", "label")
-channel = "no_channel" if nifti.ndim == len(shape) else -1  # a slice is stored as a volume one voxel thick
-steps = [LoadImaged(both), EnsureChannelFirstd(both, channel_dim=channel), Lambdad("image", normalise)]
+channel = (
+    "no_channel" if nifti.ndim == len(shape) else -1
+)  # a slice is stored as a volume one voxel thick
+steps = [
+    LoadImaged(both),
+    EnsureChannelFirstd(both, channel_dim=channel),
+    Lambdad("image", normalise),
+]
 if not recipe.aligned:
-    steps += [Orientationd(both, "RAS"), Spacingd(both, recipe.spacing, mode=("bilinear", "nearest"))]
+    steps += [
+        Orientationd(both, "RAS"),
+        Spacingd(both, recipe.spacing, mode=("bilinear", "nearest")),
+    ]
 steps.append(ResizeWithPadOrCropd(both, shape))
 
 # %%
@@ -234,9 +282,13 @@ for step in steps:
     item = step(item)
     image = item["image"]
     extremes = f"{float(image.min()):.4g} to {float(image.max()):.4g}"
-    rows.append((type(step).__name__, tuple(image.shape), str(image.dtype).removeprefix("torch."), extremes))
+    rows.append(
+        (type(step).__name__, tuple(image.shape), str(image.dtype).removeprefix("torch."), extremes)
+    )
 
-assert (item["image"] - volumes["image"]).abs().max() < 1e-5 and (item["label"] == volumes["label"]).all()
+assert (item["image"] - volumes["image"]).abs().max() < 1e-5 and (
+    item["label"] == volumes["label"]
+).all()
 pd.DataFrame(rows, columns=["transform", "image", "dtype", "intensities"])
 
 # %% [markdown]
@@ -279,7 +331,9 @@ assert leaked > 0.95
 
 sides = {side: {s.name for s in part} for side, part in cohort.splits.items()}
 print(f"split by subject: { ({side: len(part) for side, part in sides.items()}) }")
-assert not (sides["train"] & sides["test"] or sides["train"] & sides["val"] or sides["val"] & sides["test"])
+assert not (
+    sides["train"] & sides["test"] or sides["train"] & sides["val"] or sides["val"] & sides["test"]
+)
 
 # %% [markdown]
 # Such a test measures memory, not registration. Here subjects are split, once and by the hash of their names, and pairs
@@ -349,7 +403,9 @@ if people[0].velocity is not None:  # the built-in cohort: its true deformations
     shown["the same, truly registered"] = torch.cat(aligned).mean(0)
 
 everywhere = (images > 0.05).all(0)  # inside everybody's brain: the outline alone would correlate
-_, *likeness = torch.corrcoef(torch.stack([image[everywhere] for image in shown.values()]))[0].tolist()
+_, *likeness = torch.corrcoef(torch.stack([image[everywhere] for image in shown.values()]))[
+    0
+].tolist()
 for name, value in zip(list(shown)[1:], likeness, strict=True):
     print(f"{name}: correlation with the subject {value:.2f}")
 
@@ -384,14 +440,23 @@ overlaps = torch.cat(
 )  # (pairs, structures)
 by_pair = overlaps.nanmean(1)
 
-value, (moving, fixed) = next(iter(names)), (test[0][f"{side}_label"] for side in ("moving", "fixed"))
-both, either = ((moving == value) & (fixed == value)).sum(), (moving == value).sum() + (fixed == value).sum()
+# %%
+value, (moving, fixed) = (
+    next(iter(names)),
+    (test[0][f"{side}_label"] for side in ("moving", "fixed")),
+)
+both, either = (
+    ((moving == value) & (fixed == value)).sum(),
+    (moving == value).sum() + (fixed == value).sum(),
+)
 assert torch.isclose(2 * both / either, overlaps[0, 0])  # by hand
 assert 0.4 < by_pair.mean() < 0.7
 
 figure, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 ax.hist(by_pair, bins=np.arange(0, 1.01, 0.02), color="#0072B2", edgecolor="white")
-ax.axvline(by_pair.mean(), color="#D55E00", label=f"mean {by_pair.mean():.2f}, spread {by_pair.std():.2f}")
+ax.axvline(
+    by_pair.mean(), color="#D55E00", label=f"mean {by_pair.mean():.2f}, spread {by_pair.std():.2f}"
+)
 ax.set(xlabel="Dice before registration, mean over structures", ylabel="pairs", xlim=(0.2, 0.9))
 ax.yaxis.get_major_locator().set_params(integer=True)
 ax.legend(frameon=False)
@@ -413,17 +478,23 @@ import time
 from course_utils.losses import ncc_loss
 from course_utils.networks import VoxelMorph
 
-network = VoxelMorph(len(shape), features=(8, 16, 16, 16), instance_norm=False)  # a small one: it waits the shortest
+network = VoxelMorph(
+    len(shape), features=(8, 16, 16, 16), instance_norm=False
+)  # a small one: it waits the shortest
 item, s = test[0], people[0]
 
 
 def step():
     network.zero_grad()
-    ncc_loss(network(item["moving"][None], item["fixed"][None]).moved, item["fixed"][None]).backward()
+    ncc_loss(
+        network(item["moving"][None], item["fixed"][None]).moved, item["fixed"][None]
+    ).backward()
 
 
+# %%
 def shortest(function, repeats=5):
-    """Milliseconds of the fastest call: what other programs on the machine do only makes calls slower."""
+    """Milliseconds of the fastest call: what other programs on the machine do only makes calls
+    slower."""
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -432,9 +503,14 @@ def shortest(function, repeats=5):
     return min(times)
 
 
-disk, cache, training = shortest(lambda: load_subject(s, recipe)), shortest(lambda: test[0]), shortest(step, 3)
+disk, cache, training = (
+    shortest(lambda: load_subject(s, recipe)),
+    shortest(lambda: test[0]),
+    shortest(step, 3),
+)
 print(
-    f"one volume from the file {disk:.1f} ms, a pair from the cache {cache:.3f} ms, a training step {training:.0f} ms"
+    f"one volume from the file {disk:.1f} ms, a pair from the cache {cache:.3f} ms, a training "
+    f"step {training:.0f} ms"
 )
 assert cache < 0.1 * disk and cache < 0.1 * training
 
@@ -488,7 +564,10 @@ damaged[len(damaged) // 2] ^= 1  # one bit
 for path in (brain.image, folder / "damaged.nii.gz"):
     with path.open("rb") as file:
         sum_ = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-    print(f"{path.name:22} {path.stat().st_size} bytes, {sum_[:23]}…, {'complete' if sum_ == published else 'damaged'}")
+    print(
+        f"{path.name:22} {path.stat().st_size} bytes, {sum_[:23]}…, "
+        f"{'complete' if sum_ == published else 'damaged'}"
+    )
 assert sum_ != published and len(damaged) == brain.image.stat().st_size
 
 # %% [markdown]
@@ -505,7 +584,9 @@ whole = brain.image.read_bytes()
 wrong = {
     "half a file": Subject("half", folder / "half.nii.gz"),
     "no file": Subject("absent", folder / "absent.nii.gz"),
-    "an image stored the other way, its label not": Subject("flipped", folder / "flipped.nii.gz", brain.label),
+    "an image stored the other way, its label not": Subject(
+        "flipped", folder / "flipped.nii.gz", brain.label
+    ),
 }
 for what, broken in wrong.items():
     try:

@@ -14,16 +14,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/02_warping.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -73,7 +74,9 @@ shift = torch.zeros(1, 2, *shape)
 shift[:, 0] = 6
 moved = warp(image, shift)
 
-assert torch.allclose(moved[:, :, :-6], image[:, :, 6:], atol=1e-5)  # what stood at 6 now stands at 0
+assert torch.allclose(
+    moved[:, :, :-6], image[:, :, 6:], atol=1e-5
+)  # what stood at 6 now stands at 0
 panel({"moving": image, "moved, u = (+6, 0)": moved}, spacing=spacing)
 
 # %% [markdown]
@@ -97,12 +100,16 @@ pushed, hit = torch.zeros_like(image), torch.zeros_like(image)
 i, j = target[0, 0][lands], target[0, 1][lands]
 pushed[0, 0, i, j] = image[0, 0][lands]
 hit[0, 0, i, j] = 1
-pull = (x - centre.view(1, 2, 1, 1)) * (1 / zoom - 1)  # the same magnification, asked from the result's side
+pull = (x - centre.view(1, 2, 1, 1)) * (
+    1 / zoom - 1
+)  # the same magnification, asked from the result's side
 pulled = warp(image, pull)
 
 holes = float((hit == 0).float().mean())
 assert holes > 0.3
-print(f"pushed: nothing landed on {holes:.0%} of the voxels; pulled: each voxel has exactly one value")
+print(
+    f"pushed: nothing landed on {holes:.0%} of the voxels; pulled: each voxel has exactly one value"
+)
 panel({"moving": image, "pushed": pushed, "pulled": pulled}, spacing=spacing)
 
 # %% [markdown]
@@ -165,9 +172,12 @@ from course_utils.plotting import Figure
 n = 48
 position = torch.arange(float(n))
 ramp = position.view(1, 1, n, 1).expand(1, 1, n, n)
-grid = torch.stack(torch.meshgrid(*[2 * position / (n - 1) - 1] * 2, indexing="ij"), -1)[None].flip(-1)
+grid = torch.stack(torch.meshgrid(*[2 * position / (n - 1) - 1] * 2, indexing="ij"), -1)[None].flip(
+    -1
+)
 error = {
-    flag: F.grid_sample(ramp, grid, align_corners=flag, padding_mode="border")[0, 0, :, 0] - position
+    flag: F.grid_sample(ramp, grid, align_corners=flag, padding_mode="border")[0, 0, :, 0]
+    - position
     for flag in (True, False)
 }
 
@@ -194,11 +204,14 @@ figure
 
 # %%
 def warp_by_hand(image, displacement, mode="bilinear", padding="border"):
-    """moved(x) = image(x + u(x)); image (B, C, *spatial), displacement (B, N, *spatial) in voxels, ij order."""
+    """moved(x) = image(x + u(x)); image (B, C, *spatial), displacement (B, N, *spatial) in voxels,
+    ij order."""
     spatial = image.shape[2:]
     axes = [torch.arange(n, dtype=torch.float32) for n in spatial]
     x = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (N, *spatial): voxel coordinates
-    position = (x + displacement).movedim(1, -1)  # (B, *spatial, N): grid_sample wants components last,
+    position = (x + displacement).movedim(
+        1, -1
+    )  # (B, *spatial, N): grid_sample wants components last,
     position = 2 * position / (torch.tensor(spatial) - 1) - 1  # from -1 to 1 between outer centres,
     position = position.flip(-1)  # and the last axis first
     return F.grid_sample(image, position, mode=mode, padding_mode=padding, align_corners=True)
@@ -222,7 +235,9 @@ for size in [(17, 23), (11, 17, 14)]:
     ours = warp_by_hand(picture, u)
     positions = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij")) + u[0].numpy()
     others = {
-        "SciPy": torch.from_numpy(map_coordinates(picture[0, 0].numpy(), positions, order=1, mode="nearest")),
+        "SciPy": torch.from_numpy(
+            map_coordinates(picture[0, 0].numpy(), positions, order=1, mode="nearest")
+        ),
         "MONAI": Warp()(picture, u)[0, 0],
         "course_utils": warp(picture, u)[0, 0],
     }
@@ -247,7 +262,9 @@ out[:, 0] = crop.shape[2] / 3
 border, zeros = warp(crop, out), warp(crop, out, padding="zeros")
 
 lost = -(-crop.shape[2] // 3)  # rows that look outside
-assert torch.allclose(border[:, :, -lost + 1 :], border[:, :, -1:].expand_as(border[:, :, -lost + 1 :]))
+assert torch.allclose(
+    border[:, :, -lost + 1 :], border[:, :, -1:].expand_as(border[:, :, -lost + 1 :])
+)
 assert (zeros[:, :, -lost + 1 :] == 0).all()
 panel({"a crop": crop, "border": border, "zeros": zeros}, spacing=spacing)
 
@@ -278,14 +295,23 @@ def invented(result):
     return (index < 0) | (share.gather(1, index.clamp(min=0)) == 0)
 
 
+# %%
 foreground = (blended > 0) | (nearest > 0)
 false = {"linear, rounded": invented(blended), "nearest": invented(nearest)}
 percent = {name: 100 * float(mask[foreground].float().mean()) for name, mask in false.items()}
 assert percent["nearest"] == 0 and (percent["linear, rounded"] > 1 or max(names) < 2)
 print(
-    *(f"{name}: {value:.1f} % of labelled voxels carry an invented label" for name, value in percent.items()), sep="\n"
+    *(
+        f"{name}: {value:.1f} % of labelled voxels carry an invented label"
+        for name, value in percent.items()
+    ),
+    sep="\n",
 )
-shown = {"nearest": nearest, "linear, rounded": blended, "of these, invented": false["linear, rounded"] * max(names)}
+shown = {
+    "nearest": nearest,
+    "linear, rounded": blended,
+    "of these, invented": false["linear, rounded"] * max(names),
+}
 panel(shown, cmap="cividis", limits=(0, max(names)), spacing=spacing)
 
 # %% [markdown]
@@ -325,9 +351,15 @@ def rotation(degrees):
 
 turn, grow = rotation(20), about_centre(1.25 * torch.eye(2))
 length = turn.norm(dim=1)
-assert torch.allclose(length.max(), 2 * math.sin(math.radians(10)) * centre.norm(), rtol=1e-4)  # the chord, at a corner
+assert torch.allclose(
+    length.max(), 2 * math.sin(math.radians(10)) * centre.norm(), rtol=1e-4
+)  # the chord, at a corner
 panel(
-    {"moving": image, "moved by 20 degrees": warp(image, turn), "moved by A = 1.25 I": warp(image, grow)},
+    {
+        "moving": image,
+        "moved by 20 degrees": warp(image, turn),
+        "moved by A = 1.25 I": warp(image, grow),
+    },
     spacing=spacing,
 )
 
@@ -351,7 +383,10 @@ assert torch.allclose(jacobian_determinant(turn), torch.ones(1), atol=1e-4)
 assert torch.allclose(jacobian_determinant(grow), torch.tensor(1.25**2), atol=1e-4)
 cube = affine_to_field(torch.cat([0.8 * torch.eye(3), torch.zeros(3, 1)], 1)[None], (8, 9, 10))
 assert torch.allclose(jacobian_determinant(cube), torch.tensor(0.8**3), atol=1e-4)
-print(f"rotation 1, plane scaled by 1.25: {1.25**2:.4f}, space scaled by 0.8: {0.8**3:.3f}; all as computed")
+print(
+    f"rotation 1, plane scaled by 1.25: {1.25**2:.4f}, space scaled by 0.8: {0.8**3:.3f}; all as "
+    "computed"
+)
 
 # %% [markdown]
 # It really is an area: sum it over a structure in the *moved* label, and out comes the structure's size in the
@@ -380,7 +415,10 @@ for amplitude in (0.4, -0.4):
     assert abs(measured / int(disc.sum()) - 1) < 0.03
     determinants[f"disc {int(disc.sum())} → {int(moved_disc.sum())} voxels"] = determinant
 for after, measured in sizes:
-    print(f"moved disc: {after} voxels; sum of det J over them: {measured:.0f}; moving disc: {int(disc.sum())}")
+    print(
+        f"moved disc: {after} voxels; sum of det J over them: {measured:.0f}; moving disc: "
+        f"{int(disc.sum())}"
+    )
 jacobian(determinants)
 
 # %% [markdown]
@@ -410,7 +448,8 @@ area = jacobian_determinant(added).mean().item()
 assert wrong["composed"] < 1e-2 and wrong["added"] > 3
 assert abs(area - (5 - 4 * math.cos(math.radians(30)))) < 1e-3  # det(2R - I)
 print(
-    f"largest error: composed {wrong['composed']:.4f} voxel, added {wrong['added']:.1f}; added, the area grows {area:.2f}-fold"
+    f"largest error: composed {wrong['composed']:.4f} voxel, added {wrong['added']:.1f}; added, "
+    f"the area grows {area:.2f}-fold"
 )
 sideways, anticlockwise = shift, rotation(30)
 order = (compose(sideways, anticlockwise) - compose(anticlockwise, sideways)).norm(dim=1).mean()
@@ -444,7 +483,10 @@ error = {
 }
 assert error["one warp"] < 0.02 and error["twelve warps"] > 3 * error["one warp"]
 print(*(f"{name}: mean intensity error {value:.4f}" for name, value in error.items()), sep="\n")
-panel({"original": image, "twelve warps": picture, "fields composed, one warp": single}, spacing=spacing)
+panel(
+    {"original": image, "twelve warps": picture, "fields composed, one warp": single},
+    spacing=spacing,
+)
 
 # %% [markdown]
 # Compose maps, then touch the image once. Pipelines that resample after the affine step, after cropping and again
@@ -488,7 +530,10 @@ for a in (1.5, 5.0):
     title = f"a = {a}: min det J = {jacobian_determinant(u).min():.2f}"
     panels[title], folds[title] = warp(board, u), jacobian_determinant(u) <= 0
 assert [bool(mask.any()) for mask in folds.values()] == [False, True]
-panel({"moving": board} | panels | {"a = 5: det J ≤ 0": list(folds.values())[1].float()}, limits=(0, 1))
+panel(
+    {"moving": board} | panels | {"a = 5: det J ≤ 0": list(folds.values())[1].float()},
+    limits=(0, 1),
+)
 
 # %% [markdown]
 # Where it folds (white in the last picture), edges of the chequered board come back a second and a third time. No
@@ -510,12 +555,14 @@ pairs = built_in.pairs("test", "random", count=1, seed=session.seed)
 loaded = load_subjects([pairs[0].fixed, pairs[0].moving], built_in.info.recipe)
 item = PairDataset(loaded, pairs, truth=True)[0]
 fixed, moving, fixed_label, moving_label, truth = (
-    item[key][None] for key in ("fixed", "moving", "fixed_label", "moving_label", "true_displacement")
+    item[key][None]
+    for key in ("fixed", "moving", "fixed_label", "moving_label", "true_displacement")
 )  # (1, 1, D, H, W) each, and (1, 3, D, H, W)
 moved = warp(moving, truth)
 
 checkerboard(
-    {"fixed | moving": (fixed, moving), "fixed | moved by the truth": (fixed, moved)}, spacing=built_in.info.spacing
+    {"fixed | moving": (fixed, moving), "fixed | moved by the truth": (fixed, moved)},
+    spacing=built_in.info.spacing,
 )
 
 # %% [markdown]
@@ -553,10 +600,19 @@ table.round(3)
 score, tre = table["Dice"], table["TRE (mm)"]
 assert score["the truth"] > score["nothing (before)"] + 0.2 and tre["the truth"] == 0
 assert score["wrong sign"] < score["nothing (before)"] - 0.05  # worse than doing nothing
-assert score["components reversed (xyz)"] < score["nothing (before)"] + 0.1  # no better than doing nothing
+assert (
+    score["components reversed (xyz)"] < score["nothing (before)"] + 0.1
+)  # no better than doing nothing
 assert tre["components reversed (xyz)"] > 0.8 * tre["nothing (before)"]
-assert score["nothing (before)"] < score["half of it (voxels of another grid)"] < score["the truth"] - 0.05
-assert score["the truth"] - score["align_corners mixed up"] < 0.1 and tre["align_corners mixed up"] > 0.2
+assert (
+    score["nothing (before)"]
+    < score["half of it (voxels of another grid)"]
+    < score["the truth"] - 0.05
+)
+assert (
+    score["the truth"] - score["align_corners mixed up"] < 0.1
+    and tre["align_corners mixed up"] > 0.2
+)
 assert table["folding (%)"]["the truth"] == 0
 
 # %% [markdown]

@@ -13,16 +13,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/03_velocity_fields.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -65,7 +66,8 @@ as_displacement = jacobian_determinant(velocity)
 folded = folding_percent(velocity).item()
 assert folded > 5 and as_displacement.min() < -0.2
 print(
-    f"taken as a displacement: det J from {as_displacement.min():.2f} to {as_displacement.max():.2f}, {folded:.0f} % folded"
+    f"taken as a displacement: det J from {as_displacement.min():.2f} to "
+    f"{as_displacement.max():.2f}, {folded:.0f} % folded"
 )
 
 # %% [markdown]
@@ -93,13 +95,19 @@ def turntable(p):
     return 1.5 * math.pi * torch.stack([-p[..., 1], p[..., 0]], dim=-1)
 
 
+# %%
 starts = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
 figure = Figure(figsize=(8.4, 3), layout="constrained")
 for axes, n in zip(figure.subplots(1, 3, sharex=True, sharey=True), (8, 32, 128), strict=True):
     path = euler(turntable, starts, n)  # (n + 1, 3, 2)
     growth = float(path[-1].norm(dim=-1).div(starts.norm(dim=-1)).mean())
     angle = torch.linspace(0, 1.5 * math.pi, 100)
-    axes.plot(angle.cos()[:, None] * starts[:, 0], angle.sin()[:, None] * starts[:, 0], color="lightgray", linewidth=4)
+    axes.plot(
+        angle.cos()[:, None] * starts[:, 0],
+        angle.sin()[:, None] * starts[:, 0],
+        color="lightgray",
+        linewidth=4,
+    )
     axes.plot(path[..., 0], path[..., 1], ".-", color="tab:blue", markersize=3, linewidth=0.9)
     axes.set(title=f"{n} steps: radius × {growth:.2f}", xlabel="x (voxel)", aspect="equal")
 assert 1 < growth < 1.12  # 128 steps: Euler drifts outwards, ever less
@@ -115,7 +123,8 @@ from course_utils.fields import compose
 
 
 def reference(amplitude=12.0, steps=200):
-    """exp(v) of the eddies to high precision: classical Runge-Kutta on the formula itself, no grid, float64."""
+    """exp(v) of the eddies to high precision: classical Runge-Kutta on the formula itself, no
+    grid, float64."""
     y, h = x.double(), 1 / steps
     for _ in range(steps):
         a = eddies(y, amplitude)
@@ -162,7 +171,10 @@ flow = exponential(velocity)
 others = {"course_utils": integrate(velocity), "MONAI": DVF2DDF(7, padding_mode="border")(velocity)}
 for name, other in others.items():
     assert distance(flow, other).max() < 1e-3, name
-print(f"equal to {', '.join(others)}; mean error {distance(flow, truth).mean():.3f} voxel, after 7 warps")
+print(
+    f"equal to {', '.join(others)}; mean error {distance(flow, truth).mean():.3f} voxel, after 7 "
+    "warps"
+)
 
 # %% [markdown]
 # ## How many steps?
@@ -182,7 +194,9 @@ def euler_on_grid(velocity, steps):
 
 squarings = list(range(12))
 error_squared = torch.stack([distance(integrate(velocity, n), truth).mean() for n in squarings])
-error_euler = torch.stack([distance(euler_on_grid(velocity, 2**n), truth).mean() for n in squarings[:9]])
+error_euler = torch.stack(
+    [distance(euler_on_grid(velocity, 2**n), truth).mean() for n in squarings[:9]]
+)
 order = torch.log2(error_squared[:-1] / error_squared[1:])
 
 assert (order[:4] > 0.85).all() and (order[:4] < 1.15).all()  # first order
@@ -195,11 +209,20 @@ figure = Figure(figsize=(8.4, 3.2), layout="constrained")
 left, right = figure.subplots(1, 2, sharey=True)
 steps = 2.0 ** torch.tensor(squarings)
 left.loglog(steps[:9], error_euler, "s-", color="tab:orange", markersize=4, label="Euler, N steps")
-left.loglog(steps, error_squared, "o-", color="tab:blue", markersize=4, label="scaling and squaring, N = 2ᴷ")
+left.loglog(
+    steps, error_squared, "o-", color="tab:blue", markersize=4, label="scaling and squaring, N = 2ᴷ"
+)
 left.loglog(steps, error_squared[0] / steps, ":", color="gray", label="slope −1")
 left.set(xlabel="time steps N", ylabel="mean error (voxel)", title="First order, then a floor")
 right.loglog(steps[:9], error_euler, "s-", color="tab:orange", markersize=4, label="Euler: N warps")
-right.loglog(squarings[1:], error_squared[1:], "o-", color="tab:blue", markersize=4, label="squaring: K warps")
+right.loglog(
+    squarings[1:],
+    error_squared[1:],
+    "o-",
+    color="tab:blue",
+    markersize=4,
+    label="squaring: K warps",
+)
 right.set(xlabel="warps computed", title="The same accuracy, its price")
 for axes in (left, right):
     axes.legend(fontsize=8)
@@ -217,7 +240,8 @@ determinant = jacobian_determinant(flow)
 assert folding_percent(flow).item() == 0
 assert (determinant - 1).abs().max() < 0.05  # the fluid keeps every area
 print(
-    f"exp(v): det J from {determinant.min():.3f} to {determinant.max():.3f}, nothing folded (as displacement: {folded:.0f} %)"
+    f"exp(v): det J from {determinant.min():.3f} to {determinant.max():.3f}, nothing folded (as "
+    f"displacement: {folded:.0f} %)"
 )
 deformed_grid({"x + v(x): crosses itself": velocity, "exp(v): does not": flow}, step=3)
 
@@ -235,7 +259,8 @@ from course_utils.plotting import panel
 
 
 def random_velocity(shape, amplitude, smoothness, seed=session.seed):
-    """Smooth noise (1, N, *shape), zero at the border; ``amplitude`` is the longest vector, in voxels."""
+    """Smooth noise (1, N, *shape), zero at the border; ``amplitude`` is the longest vector, in
+    voxels."""
     noise = torch.randn(len(shape), *shape, generator=torch.Generator().manual_seed(seed))
     smooth = torch.stack([torch.from_numpy(gaussian_filter(c.numpy(), smoothness)) for c in noise])
     for axis, n in enumerate(shape):
@@ -272,13 +297,17 @@ panel(
 from course_utils.fields import invert
 
 candidates = {"-u": -there, "exp(-v)": back, "fixed point of u": invert(there)}
-residual = {name: compose(there, w).norm(dim=1) for name, w in candidates.items()}  # (1, *shape), voxels
+residual = {
+    name: compose(there, w).norm(dim=1) for name, w in candidates.items()
+}  # (1, *shape), voxels
 for name, r in residual.items():
     print(f"{name:>16}: mean residual {r.mean():.4f} voxel, largest {r.max():.3f}")
 
 assert residual["exp(-v)"].mean() < 0.05 and residual["-u"].mean() > 8 * residual["exp(-v)"].mean()
 assert residual["fixed point of u"].mean() < residual["-u"].mean() / 3
-assert distance(back, candidates["fixed point of u"]).mean() < residual["-u"].mean() / 4  # two roads to one inverse
+assert (
+    distance(back, candidates["fixed point of u"]).mean() < residual["-u"].mean() / 4
+)  # two roads to one inverse
 
 # %% [markdown]
 # $\exp(-v)$ costs another seven warps and is right to a few hundredths of a voxel. How good the fixed point is, the
@@ -288,16 +317,26 @@ assert distance(back, candidates["fixed point of u"]).mean() < residual["-u"].me
 # %%
 from course_utils.fields import gradient
 
+# %%
 figure = Figure(figsize=(6.4, 3.2), layout="constrained")
 axes = figure.subplots()
 iterations, last = range(1, 32, 3), {}
 for scale, colour in [(0.4, "tab:blue"), (2, "tab:red")]:
     u, w = integrate(scale * v), integrate(-scale * v)
-    slopes = torch.stack(gradient(u), dim=2)[0].movedim((0, 1), (-2, -1))  # (*shape, component, axis)
+    slopes = torch.stack(gradient(u), dim=2)[0].movedim(
+        (0, 1), (-2, -1)
+    )  # (*shape, component, axis)
     lipschitz = torch.linalg.matrix_norm(slopes, 2).max().item()
     curve = [compose(u, invert(u, iterations=n)).norm(dim=1).mean().item() for n in iterations]
     last[scale] = curve[-1], compose(u, w).norm(dim=1).mean().item()
-    axes.semilogy(iterations, curve, "o-", color=colour, markersize=3, label=f"fixed point, L = {lipschitz:.1f}")
+    axes.semilogy(
+        iterations,
+        curve,
+        "o-",
+        color=colour,
+        markersize=3,
+        label=f"fixed point, L = {lipschitz:.1f}",
+    )
     axes.axhline(last[scale][1], color=colour, linestyle=":", label="exp(−v) of the same field")
     assert (lipschitz < 1) == (scale < 1)
 axes.set(
@@ -325,7 +364,9 @@ figure
 amplitudes = torch.arange(0.0, 33.0, 2.0).tolist()
 folds = {n: [] for n in (0, 1, 2, 4, 7)}
 for a in amplitudes:
-    fields = torch.cat([random_velocity((96, 96), a, smoothness=6, seed=s) for s in range(4)])  # (4, 2, 96, 96)
+    fields = torch.cat(
+        [random_velocity((96, 96), a, smoothness=6, seed=s) for s in range(4)]
+    )  # (4, 2, 96, 96)
     for n, percents in folds.items():
         percents.append(folding_percent(integrate(fields, n)).mean().item())
 
@@ -337,30 +378,40 @@ for s in smoothness:
         percents.append(folding_percent(integrate(fields, n)).mean().item())
 
 # %%
-figure = Figure(figsize=(8.4, 3.2), layout="constrained")
-left, right = figure.subplots(1, 2)
-colours = ("tab:red", "tab:orange", "tab:olive", "tab:cyan", "tab:blue")
-for (n, percents), colour in zip(folds.items(), colours, strict=True):
-    left.plot(amplitudes, percents, ".-", color=colour, label="displacement v" if n == 0 else f"exp(v), {n} squarings")
-left.set(xlabel="longest vector (voxel)", ylabel="folded voxels (%)", title="A smooth field, turned up (smoothness 6)")
-for n, percents in rough.items():
-    right.plot(
-        smoothness,
-        percents,
-        ".-",
-        color=colours[0 if n == 0 else -1],
-        label="displacement v" if n == 0 else "exp(v), 7 squarings",
-    )
-right.set(xlabel="smoothness: σ of the Gaussian (voxel)", title="16 voxels long, ever smoother")
-for axes in (left, right):
-    axes.set_yscale("symlog", linthresh=0.01)
-    axes.set(ylim=(0, 60), yticks=[0, 0.01, 0.1, 1, 10], yticklabels=["0", "0.01", "0.1", "1", "10"])
-    axes.legend(fontsize=7)
 at = amplitudes.index(12.0)
 assert folds[0][at] > 0.5 and folds[7][at] < 0.01
 assert folds[0][-1] > 2 * folds[1][-1] > 4 * folds[2][-1] > 4 * folds[7][-1]
 assert folds[0][-1] > 50 * folds[7][-1] > 0
-assert rough[7][0] > 0.1 and rough[7][-1] < 0.01 and all(b < a for a, b in zip(rough[0], rough[7], strict=True))
+assert rough[7][0] > 0.1 and rough[7][-1] < 0.01
+assert all(b < a for a, b in zip(rough[0], rough[7], strict=True))
+
+# %%
+figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+left, right = figure.subplots(1, 2)
+colours = ("tab:red", "tab:orange", "tab:olive", "tab:cyan", "tab:blue")
+for (n, percents), colour in zip(folds.items(), colours, strict=True):
+    left.plot(
+        amplitudes,
+        percents,
+        ".-",
+        color=colour,
+        label="displacement v" if n == 0 else f"exp(v), {n} squarings",
+    )
+left.set(
+    xlabel="longest vector (voxel)",
+    ylabel="folded voxels (%)",
+    title="A smooth field, turned up (smoothness 6)",
+)
+for n, percents in rough.items():
+    name, colour = ("exp(v), 7 squarings", colours[-1]) if n else ("displacement v", colours[0])
+    right.plot(smoothness, percents, ".-", color=colour, label=name)
+right.set(xlabel="smoothness: σ of the Gaussian (voxel)", title="16 voxels long, ever smoother")
+for axes in (left, right):
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set(
+        ylim=(0, 60), yticks=[0, 0.01, 0.1, 1, 10], yticklabels=["0", "0.01", "0.1", "1", "10"]
+    )
+    axes.legend(fontsize=7)
 figure
 
 # %% [markdown]
@@ -480,7 +531,12 @@ figure = Figure(figsize=(6, 2.8), layout="constrained")
 axes = figure.subplots()
 for (name, u), style in zip(profiles.items(), ("-", "--", "-"), strict=True):
     axes.plot(u[0, 0, :, 24], style, label=name)
-axes.set(xlabel="voxel along axis 0", ylabel="displacement (voxel)", title="A constant velocity of 6", ylim=(0, 6.6))
+axes.set(
+    xlabel="voxel along axis 0",
+    ylabel="displacement (voxel)",
+    title="A constant velocity of 6",
+    ylim=(0, 6.6),
+)
 axes.legend(fontsize=8, loc="lower left")
 
 border, told, zeros = profiles.values()
@@ -507,7 +563,8 @@ n = 160
 
 
 def read_at(dtype, u=0.3):
-    """Positions asked for along an axis of n voxels, computed in ``dtype`` the usual way: voxels, then [-1, 1]."""
+    """Positions asked for along an axis of n voxels, computed in ``dtype`` the usual way: voxels,
+    then [-1, 1]."""
     position = torch.arange(n, dtype=dtype) + torch.tensor(u, dtype=dtype)
     normalised = position * 2 / (n - 1) - 1
     return (normalised.float() + 1) * (n - 1) / 2  # back to voxels, exactly
@@ -529,7 +586,11 @@ figure = Figure(figsize=(8.4, 2.8), layout="constrained")
 axes = figure.subplots()
 for name, colour in (("bfloat16", "tab:red"), ("float16", "tab:orange"), ("float32", "black")):
     axes.plot(error[name], ".-", color=colour, markersize=3, linewidth=0.6, label=name)
-axes.set(xlabel="voxel", ylabel="read at − asked for (voxel)", title="A displacement of 0.3 along 160 voxels")
+axes.set(
+    xlabel="voxel",
+    ylabel="read at − asked for (voxel)",
+    title="A displacement of 0.3 along 160 voxels",
+)
 axes.legend(fontsize=8, ncols=3)
 figure
 
@@ -547,7 +608,8 @@ with torch.autocast("cpu", dtype=torch.bfloat16):
     stored = integrate(u.bfloat16())
 assert (kept - 0.3).abs().max() < 1e-3 and stored.dtype == torch.float32
 print(
-    f"under bfloat16 autocast warp reads {kept.min():.4f} to {kept.max():.4f} further on; integrate returns {stored.dtype}"
+    f"under bfloat16 autocast warp reads {kept.min():.4f} to {kept.max():.4f} further on; "
+    f"integrate returns {stored.dtype}"
 )
 
 # %% [markdown]

@@ -13,16 +13,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/04_voxelmorph.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -95,7 +96,10 @@ for width in (3, 4):
     coarse = F.conv1d(ramp, torch.full((1, 1, width), 1 / width), stride=2, padding=1)  # (1, 1, 8)
     back = F.interpolate(coarse, scale_factor=2, mode="nearest")[0, 0, 4:12]
     shift = float((back - fine).mean())
-    print(f"width {width}: reads {coarse[0, 0, 2:6].tolist()}, after doubling off by {shift:+.1f} voxel on average")
+    print(
+        f"width {width}: reads {coarse[0, 0, 2:6].tolist()}, after doubling off by {shift:+.1f} "
+        "voxel on average"
+    )
     assert abs(shift - (0.0 if width == 4 else -0.5)) < 1e-5
 
 # %% [markdown]
@@ -109,7 +113,9 @@ def block(dims, inputs, outputs, stride=1):
     """Convolution and leaky ReLU; stride 2 halves every axis."""
     conv = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
     width = 4 if stride == 2 else 3
-    return nn.Sequential(conv(inputs, outputs, width, stride, padding=1), nn.LeakyReLU(0.2, inplace=True))
+    return nn.Sequential(
+        conv(inputs, outputs, width, stride, padding=1), nn.LeakyReLU(0.2, inplace=True)
+    )
 
 
 x = torch.cat([moving, fixed], dim=1)
@@ -130,7 +136,9 @@ class Encoder(nn.ModuleList):
     def __init__(self, dims, inputs, features, first_stride):
         widths = [inputs, *features]
         strides = [first_stride] + [2] * (len(features) - 1)
-        super().__init__(block(dims, widths[i], widths[i + 1], stride) for i, stride in enumerate(strides))
+        super().__init__(
+            block(dims, widths[i], widths[i + 1], stride) for i, stride in enumerate(strides)
+        )
 
     def forward(self, x):
         levels = []
@@ -154,10 +162,13 @@ for depth, level in enumerate(levels):
 
 # %%
 class Decoder(nn.ModuleList):
-    """Levels from coarse to fine; each sees the coarser result and the encoder's features of its own resolution."""
+    """Levels from coarse to fine; each sees the coarser result and the encoder's features of its
+    own resolution."""
 
     def __init__(self, dims, features):
-        pairs = zip(features[-2::-1], features[:0:-1], strict=True)  # (fine, coarse), coarsest first
+        pairs = zip(
+            features[-2::-1], features[:0:-1], strict=True
+        )  # (fine, coarse), coarsest first
         super().__init__(block(dims, coarse + fine, fine) for fine, coarse in pairs)
 
     def forward(self, levels):
@@ -173,7 +184,10 @@ decoder = Decoder(dims, features)
 for level, skip in zip(decoder, reversed(skips), strict=True):
     up = F.interpolate(deep, scale_factor=2, mode="nearest")
     deep = level(torch.cat([up, skip], dim=1))
-    print(f"{up.shape[1]} from below + {skip.shape[1]} skipped -> {deep.shape[1]} features on {tuple(deep.shape[2:])}")
+    print(
+        f"{up.shape[1]} from below + {skip.shape[1]} skipped -> {deep.shape[1]} features on "
+        f"{tuple(deep.shape[2:])}"
+    )
 assert torch.equal(deep, decoder(levels))
 assert deep.shape[2:] == halved.shape[2:]  # the decoder stops at the encoder's finest level
 
@@ -198,18 +212,27 @@ def receptive_field(start, levels, first_stride):
     return (low, high) if first_stride == 2 else (low - 1, high + 1)
 
 
+# %%
 seen = {}
 for first_stride in (1, 2):
     size = 256
     torch.manual_seed(session.seed)
-    net = nn.Sequential(Encoder(2, 2, features, first_stride), Decoder(2, features), nn.Conv2d(16, 2, 3, padding=1))
+    net = nn.Sequential(
+        Encoder(2, 2, features, first_stride), Decoder(2, features), nn.Conv2d(16, 2, 3, padding=1)
+    )
     pixels = torch.rand(1, 2, size, size, requires_grad=True)
     middle = size // first_stride // 2
     net(pixels)[0, 0, middle, middle].backward()
     seen[first_stride] = pixels.grad.abs().sum(dim=1)[0]  # (256, 256)
     touched = seen[first_stride].sum(dim=1).nonzero().flatten()
-    assert receptive_field(middle, len(features), first_stride) == (int(touched[0]), int(touched[-1]))
-    print(f"finest level at 1/{first_stride}: a window of {int(touched[-1] - touched[0]) + 1} voxels, as reasoned")
+    assert receptive_field(middle, len(features), first_stride) == (
+        int(touched[0]),
+        int(touched[-1]),
+    )
+    print(
+        f"finest level at 1/{first_stride}: a window of {int(touched[-1] - touched[0]) + 1} "
+        "voxels, as reasoned"
+    )
 
 # %%
 from course_utils.plotting import Figure
@@ -217,9 +240,13 @@ from course_utils.plotting import Figure
 figure = Figure(figsize=(8.4, 3.4), layout="constrained")
 for axes, (first_stride, gradient) in zip(figure.subplots(1, 2), seen.items(), strict=True):
     relative = (gradient / gradient.max()).clamp(min=1e-8).log10()
-    picture = axes.imshow(relative.T, origin="lower", cmap="viridis", vmin=-6, extent=(-128, 128, -128, 128))
+    picture = axes.imshow(
+        relative.T, origin="lower", cmap="viridis", vmin=-6, extent=(-128, 128, -128, 128)
+    )
     axes.set(
-        title=f"finest level at {'full' if first_stride == 1 else 'half'} resolution", xlim=(-64, 64), ylim=(-64, 64)
+        title=f"finest level at {'full' if first_stride == 1 else 'half'} resolution",
+        xlim=(-64, 64),
+        ylim=(-64, 64),
     )
     axes.set(xlabel="input voxel, from the output voxel", ylabel="input voxel")
 figure.colorbar(picture, ax=figure.axes, label="log₁₀ of the relative influence")
@@ -281,10 +308,16 @@ class MyVoxelMorph(nn.Module):
         padded = [-(-n // self.divisor) * self.divisor for n in spatial]
         margins = [m for n, p in zip(spatial[::-1], padded[::-1], strict=True) for m in (0, p - n)]
         pair = F.pad(torch.cat([moving, fixed], dim=1), margins, mode="replicate")
-        velocity = self.velocity(self.unet["decoder"](self.unet["encoder"](pair))).float()  # coarse grid
+        velocity = self.velocity(
+            self.unet["decoder"](self.unet["encoder"](pair))
+        ).float()  # coarse grid
         inside = (..., *(slice(n) for n in spatial))
-        displacement = resize(integrate(velocity), padded)[inside]  # (B, N, *spatial), voxels of the image
-        return Registration(warp(moving, displacement), displacement, resize(velocity, padded)[inside])
+        displacement = resize(integrate(velocity), padded)[
+            inside
+        ]  # (B, N, *spatial), voxels of the image
+        return Registration(
+            warp(moving, displacement), displacement, resize(velocity, padded)[inside]
+        )
 
 
 # %% [markdown]
@@ -306,7 +339,10 @@ with torch.no_grad():
             for part in ("moved", "displacement", "velocity"):
                 assert torch.equal(getattr(expected, part), getattr(found, part))
             assert expected.displacement.abs().max() > 0.5
-print("MyVoxelMorph = course_utils.networks.VoxelMorph, in 2-D and 3-D, half and full resolution, odd sizes too")
+print(
+    "MyVoxelMorph = course_utils.networks.VoxelMorph, in 2-D and 3-D, half and full resolution, "
+    "odd sizes too"
+)
 
 # %% [markdown]
 # ## Where it starts
@@ -402,7 +438,10 @@ work = {name: multiplications(net, volume) for name, net in nets.items()}
 total = {name: sum(levels.values()) for name, levels in work.items()}
 for name, net in nets.items():
     count = sum(p.numel() for p in net.parameters())
-    print(f"{name:>18}: {count:,} parameters, {total[name] / 1e9:.2f} billion multiplications on {volume}")
+    print(
+        f"{name:>18}: {count:,} parameters, {total[name] / 1e9:.2f} billion multiplications on "
+        f"{volume}"
+    )
 
 # %%
 figure = Figure(figsize=(8.4, 2.5), layout="constrained")
@@ -442,7 +481,9 @@ def seconds(net, shape, repeats=3):
     for _ in range(repeats + 1):  # the first one warms up
         start_time = time.perf_counter()
         found = net(*images)
-        moved = found[0] if isinstance(found, tuple) else found.moved  # MONAI answers with (moved, displacement)
+        moved = (
+            found[0] if isinstance(found, tuple) else found.moved
+        )  # MONAI answers with (moved, displacement)
         moved.square().mean().backward()
         times.append(time.perf_counter() - start_time)
     return torch.tensor(times[1:]).median().item()
@@ -452,7 +493,10 @@ timed = {name: seconds(net, volume) for name, net in nets.items()}
 for name in timed:
     more_work = total[name] / total["half resolution"]
     more_time = timed[name] / timed["half resolution"]
-    print(f"{name:>18}: {more_work:4.1f} × the multiplications, {more_time:.0f} × the time of a training step")
+    print(
+        f"{name:>18}: {more_work:4.1f} × the multiplications, {more_time:.0f} × the time of a "
+        "training step"
+    )
 
 # %% [markdown]
 # The times are a measurement and differ from run to run; the counts do not.
@@ -466,14 +510,17 @@ for name in timed:
 # %%
 import nibabel as nib
 
-velocities = [torch.from_numpy(nib.load(s.velocity).get_fdata(dtype="float32")) for s in flat.subjects]
+velocities = [
+    torch.from_numpy(nib.load(s.velocity).get_fdata(dtype="float32")) for s in flat.subjects
+]
 velocity = torch.stack(velocities).movedim(-1, 1)  # (12, 2, 96, 96), voxels
 exact = integrate(velocity)
 size = tuple(velocity.shape[2:])
 
 
 def through(factor, scale_down=None, scale_up=None):
-    """exp(v) by way of a grid ``factor`` times coarser; with scales given, they replace those of resize."""
+    """exp(v) by way of a grid ``factor`` times coarser; with scales given, they replace those of
+    resize."""
     coarse_size = [n // factor for n in size]
     down = resize(velocity, coarse_size) * (1 if scale_down is None else scale_down * factor)
     return resize(integrate(down), size) * (1 if scale_up is None else scale_up / factor)
@@ -539,7 +586,9 @@ def fails(net, *images):
 
 flat_net = MonaiVoxelMorph(half_res=True, spatial_dims=2)
 refused = {"2-D, half_res=True": fails(flat_net, flat_moving, flat_fixed)}
-refused["3-D, sizes 20, 33, 17"] = fails(nets["MONAI's VoxelMorph"], *torch.rand(2, 1, 1, 20, 33, 17))
+refused["3-D, sizes 20, 33, 17"] = fails(
+    nets["MONAI's VoxelMorph"], *torch.rand(2, 1, 1, 20, 33, 17)
+)
 assert all(refused.values())
 for case, name in refused.items():
     print(f"MONAI's VoxelMorph, {case}: {name}")
@@ -603,12 +652,17 @@ target = truth["true_displacement"][None]
 before = target_registration_error(torch.zeros_like(target), target, mm, inside).item()
 after = target_registration_error(displacement, target, mm, inside).item()
 print(
-    f"true error in the brain: {before:.1f} mm before, {after:.1f} mm after; {folding_percent(displacement).item():.2f} % folded"
+    f"true error in the brain: {before:.1f} mm before, {after:.1f} mm after; "
+    f"{folding_percent(displacement).item():.2f} % folded"
 )
 assert after < 0.5 * before and folding_percent(displacement).item() < 0.5
 panel(
     {"moving": flat_moving, "moved": moved, "fixed": flat_fixed},
-    labels={"moving": moving_label, "moved": warp(moving_label, displacement, mode="nearest"), "fixed": fixed_label},
+    labels={
+        "moving": moving_label,
+        "moved": warp(moving_label, displacement, mode="nearest"),
+        "fixed": fixed_label,
+    },
     names={value: flat.info.labels[value] for value in (2, 3, 4, 7, 8, 9)},
     spacing=mm,
 )
@@ -648,7 +702,9 @@ deformed_grid({f"there, then: {name}": u for name, u in residual.items()}, step=
 
 # %%
 torch.manual_seed(session.seed)
-large = F.pad(torch.cat([flat_moving, flat_fixed]), (96, 96, 96, 96))  # (2, 1, 288, 288): no border within sight
+large = F.pad(
+    torch.cat([flat_moving, flat_fixed]), (96, 96, 96, 96)
+)  # (2, 1, 288, 288): no border within sight
 inner = (..., slice(96, 192), slice(96, 192))
 shifts = list(range(33))
 with torch.no_grad():
@@ -656,14 +712,23 @@ with torch.no_grad():
     change = []
     for s in shifts:
         a, b = large.roll(s, dims=2).split(1)
-        change.append((net(a, b).velocity.roll(-s, dims=2) - still)[inner].abs().mean() / still[inner].abs().mean())
+        change.append(
+            (net(a, b).velocity.roll(-s, dims=2) - still)[inner].abs().mean()
+            / still[inner].abs().mean()
+        )
 change = 100 * torch.stack(change)
 
 figure = Figure(figsize=(7, 2.6), layout="constrained")
 axes = figure.subplots()
 axes.plot(shifts, change, "o-", color="#0072B2", markersize=4)
-axes.set(xlabel="shift of both images (voxel)", ylabel="change of the velocity (%)", xticks=range(0, 33, 4))
-assert max(change[0], change[16], change[32]) < 0.1 < 1 < min(change[1:16].min(), change[17:32].min())
+axes.set(
+    xlabel="shift of both images (voxel)",
+    ylabel="change of the velocity (%)",
+    xticks=range(0, 33, 4),
+)
+assert (
+    max(change[0], change[16], change[32]) < 0.1 < 1 < min(change[1:16].min(), change[17:32].min())
+)
 figure
 
 # %% [markdown]

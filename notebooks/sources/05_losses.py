@@ -13,16 +13,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/05_losses.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -58,7 +59,10 @@ moving, fixed = item["moving"][None], item["fixed"][None]  # (1, 1, 96, 96)
 moving_label, fixed_label = item["moving_label"][None], item["fixed_label"][None]
 truth = item["true_displacement"][None]  # (1, 2, 96, 96), voxels
 aligned = warp(moving, truth)
-panel({"moving": moving, "moving, by the true map": aligned, "fixed": fixed}, spacing=flat.info.spacing)
+panel(
+    {"moving": moving, "moving, by the true map": aligned, "fixed": fixed},
+    spacing=flat.info.spacing,
+)
 
 # %% [markdown]
 # ## SSD, by hand
@@ -74,7 +78,9 @@ def ssd(moved, fixed):
 
 
 before, right = ssd(moving, fixed), ssd(aligned, fixed)
-assert torch.isclose(before, ssd_loss(moving, fixed)) and torch.isclose(right, ssd_loss(aligned, fixed))
+assert torch.isclose(before, ssd_loss(moving, fixed)) and torch.isclose(
+    right, ssd_loss(aligned, fixed)
+)
 assert 0.1 * before < right < before
 print(f"SSD: {before:.4f} before, {right:.4f} at the true map, not 0")
 
@@ -100,7 +106,10 @@ def local_correlation(moved, fixed, window=9, epsilon=1e-8):
     def box(image):  # mean over the window, of the voxels inside the image
         return F.avg_pool2d(image, window, stride=1, padding=window // 2, count_include_pad=False)
 
-    m, f = moved - moved.mean(), fixed - fixed.mean()  # an offset changes nothing, and small numbers subtract better
+    m, f = (
+        moved - moved.mean(),
+        fixed - fixed.mean(),
+    )  # an offset changes nothing, and small numbers subtract better
     covariance = box(m * f) - box(m) * box(f)
     variance_m = (box(m * m) - box(m) ** 2).clamp(min=0)
     variance_f = (box(f * f) - box(f) ** 2).clamp(min=0)
@@ -138,17 +147,28 @@ from monai.losses import LocalNormalizedCrossCorrelationLoss
 
 generator = torch.Generator().manual_seed(session.seed)
 a, b = torch.rand(2, 1, 1, 48, 64, 48, generator=generator)
-volume = LocalNormalizedCrossCorrelationLoss(3, kernel_size=9, reduction="none")(a, b).neg()  # (1, 1, 48, 64, 48)
+volume = LocalNormalizedCrossCorrelationLoss(3, kernel_size=9, reduction="none")(
+    a, b
+).neg()  # (1, 1, 48, 64, 48)
 ours = 1 - ncc_loss(a, b, 9)
 middle = volume[..., 4:-4, 4:-4, 4:-4].mean()
-print(f"unrelated noise: MONAI {volume.mean():.4f}, of that {middle:.4f} in the middle; course_utils {ours:.4f}")
+print(
+    f"unrelated noise: MONAI {volume.mean():.4f}, of that {middle:.4f} in the middle; course_utils "
+    f"{ours:.4f}"
+)
 assert volume.mean() > 20 * ours and middle < 0.01 and ours < 0.01
 
 figure = Figure(figsize=(6.4, 2.8), layout="constrained")
 axes = figure.subplots()
-axes.plot(volume[0, 0, :, 4:-4, 4:-4].mean(dim=(1, 2)), color="#D55E00", label="MONAI, zeros outside")
+axes.plot(
+    volume[0, 0, :, 4:-4, 4:-4].mean(dim=(1, 2)), color="#D55E00", label="MONAI, zeros outside"
+)
 axes.axhline(ours, color="#0072B2", label="voxels inside only (mean)")
-axes.set(xlabel="voxel along axis 0", ylabel="squared correlation", title="Two unrelated noise volumes, window 9")
+axes.set(
+    xlabel="voxel along axis 0",
+    ylabel="squared correlation",
+    title="Two unrelated noise volumes, window 9",
+)
 axes.legend(fontsize=8)
 figure
 
@@ -164,7 +184,9 @@ figure
 
 # %%
 inner = (..., slice(8, -8), slice(8, -8))
-theirs = -LocalNormalizedCrossCorrelationLoss(2, kernel_size=9, reduction="none")(aligned, fixed)[inner]
+theirs = -LocalNormalizedCrossCorrelationLoss(2, kernel_size=9, reduction="none")(aligned, fixed)[
+    inner
+]
 without, damped = (local_correlation(aligned, fixed, epsilon=e)[inner] for e in (1e-14, 1e-5))
 structure = damped > 0.05
 difference = (theirs - without)[structure].abs().max().item()
@@ -200,10 +222,16 @@ def moved_by(image, shift=0.0, degrees=0.0):
     return warp(image, affine_to_field(torch.cat([linear, offset[:, None]], dim=1)[None], shape))
 
 
-measures = {"SSD": ssd_loss} | {f"NCC, window {w}": lambda m, f, w=w: ncc_loss(m, f, w) for w in (5, 9, 21)}
+measures = {"SSD": ssd_loss} | {
+    f"NCC, window {w}": lambda m, f, w=w: ncc_loss(m, f, w) for w in (5, 9, 21)
+}
 shifts, angles = torch.arange(-12, 12.5, 0.5).tolist(), torch.arange(-40, 41, 2.0).tolist()
-by_shift = {n: [f(moved_by(image, shift=s), image).item() for s in shifts] for n, f in measures.items()}
-by_angle = {n: [f(moved_by(image, degrees=d), image).item() for d in angles] for n, f in measures.items()}
+by_shift = {
+    n: [f(moved_by(image, shift=s), image).item() for s in shifts] for n, f in measures.items()
+}
+by_angle = {
+    n: [f(moved_by(image, degrees=d), image).item() for d in angles] for n, f in measures.items()
+}
 
 
 # %%
@@ -280,7 +308,9 @@ figure = Figure(figsize=(8.6, 5), layout="constrained")
 grid = figure.subplots(2, 2, sharey="row")
 for row, loss in zip(grid, similarities, strict=True):
     for axes, (way, images) in zip(row, ways.items(), strict=True):
-        for name, colour in zip(appearances, ("#777777", "#0072B2", "#009E73", "#D55E00"), strict=True):
+        for name, colour in zip(
+            appearances, ("#777777", "#0072B2", "#009E73", "#D55E00"), strict=True
+        ):
             axes.plot(list(images), curves[loss, way, name], color=colour, label=name)
             axes.plot(lowest[loss, way, name], min(curves[loss, way, name]), "o", color=colour)
         axes.axvline(0, color="#cccccc", linewidth=0.8, zorder=0)
@@ -288,10 +318,20 @@ for row, loss in zip(grid, similarities, strict=True):
     row[0].set_ylabel("loss")
 grid[1, 0].legend(fontsize=8, loc="lower left")
 
-assert all(abs(at) <= 1 for (loss, _, _), at in lowest.items() if loss != "SSD")  # 1 %, a quarter of a voxel
-assert all(abs(at) <= 0.25 for (loss, way, _), at in lowest.items() if loss != "SSD" and way != "zoom (%)")
-assert lowest["SSD", "zoom (%)", "gamma 2.5"] >= 1 and lowest["SSD", "translation (voxel)", "bias field"] <= -0.25
-assert abs(lowest["SSD", "translation (voxel)", "inverted"]) > 1 and abs(lowest["SSD", "zoom (%)", "inverted"]) > 10
+assert all(
+    abs(at) <= 1 for (loss, _, _), at in lowest.items() if loss != "SSD"
+)  # 1 %, a quarter of a voxel
+assert all(
+    abs(at) <= 0.25 for (loss, way, _), at in lowest.items() if loss != "SSD" and way != "zoom (%)"
+)
+assert (
+    lowest["SSD", "zoom (%)", "gamma 2.5"] >= 1
+    and lowest["SSD", "translation (voxel)", "bias field"] <= -0.25
+)
+assert (
+    abs(lowest["SSD", "translation (voxel)", "inverted"]) > 1
+    and abs(lowest["SSD", "zoom (%)", "inverted"]) > 10
+)
 figure
 
 # %% [markdown]
@@ -342,28 +382,25 @@ spike = torch.zeros(1, 2, 15, 15)
 spike[0, 0, 7, 7] = 1
 figure = Figure(figsize=(7.2, 3.2), layout="constrained")
 stencils = {}
-for axes, (name, loss) in zip(
-    figure.subplots(1, 2), {"diffusion": diffusion_loss, "bending": bending_loss}.items(), strict=True
-):
+losses_of = {"diffusion": diffusion_loss, "bending": bending_loss}
+for axes, (name, loss) in zip(figure.subplots(1, 2), losses_of.items(), strict=True):
     field = spike.clone().requires_grad_()
     loss(field).backward()
     pull = -field.grad[0, 0] / field.grad[0, 0].abs().max()  # the step of a descent, largest 1
     stencils[name] = pull
     window = pull[4:11, 4:11]
-    axes.imshow(window.T, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower", extent=(-3.5, 3.5, -3.5, 3.5))
+    axes.imshow(
+        window.T, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower", extent=(-3.5, 3.5, -3.5, 3.5)
+    )
     for i, j in (window.abs() > 0.01).nonzero().tolist():
-        axes.text(
-            i - 3,
-            j - 3,
-            f"{window[i, j]:.2f}",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="w" if window[i, j] < -0.5 else "k",
-        )
+        look = {"ha": "center", "va": "center", "fontsize": 8}
+        look["color"] = "w" if window[i, j] < -0.5 else "k"
+        axes.text(i - 3, j - 3, f"{window[i, j]:.2f}", look)
     axes.set(title=f"one step of {name}", xlabel="voxel along axis 0", ylabel="voxel along axis 1")
-assert stencils["diffusion"][7, 8] > 0 and abs(stencils["diffusion"][7, 9]) < 1e-6  # neighbours only
-assert stencils["bending"][7, 8] > 0 > stencils["bending"][7, 9]  # reaches two voxels, and overshoots
+near, far = (stencils["diffusion"][7, n] for n in (8, 9))
+assert near > 0 and abs(far) < 1e-6  # neighbours only
+near, far = (stencils["bending"][7, n] for n in (8, 9))
+assert near > 0 > far  # reaches two voxels, and overshoots
 figure
 
 # %% [markdown]
@@ -421,6 +458,7 @@ def judge(displacement, similarity):
     return pd.DataFrame(rows, index=pd.Index([f"{w:.3f}" for w in WEIGHTS], name="weight"))
 
 
+# %%
 runs = {
     "SSD": judge(optimise(ssd_loss), ssd_loss),
     "NCC": judge(optimise(ncc_loss), ncc_loss),
@@ -430,7 +468,10 @@ runs = {
 best = {name: table["tre_mm"].idxmin() for name, table in runs.items()}
 for name, weight in best.items():
     row = runs[name].loc[weight]
-    print(f"{name:>17}: smallest error {row.tre_mm:.2f} mm, Dice {row.dice:.3f}, at a weight of {weight}")
+    print(
+        f"{name:>17}: smallest error {row.tre_mm:.2f} mm, Dice {row.dice:.3f}, at a weight of "
+        f"{weight}"
+    )
 
 # %%
 untouched = target_registration_error(torch.zeros_like(truth), truth, mm, inside).item()
@@ -444,18 +485,24 @@ styles = {"SSD": ("#D55E00", "-"), "NCC": ("#0072B2", "-")}
 styles |= {f"{name}, displacement": (colour, ":") for name, (colour, _) in styles.items()}
 at_truth = {"SSD": ssd_loss(aligned, fixed).item(), "NCC": ncc_loss(aligned, fixed).item()}
 figure = Figure(figsize=(8.8, 5.2), layout="constrained")
+
+# %%
 for axes, (column, title) in zip(figure.subplots(2, 2).flat, columns.items(), strict=True):
     for name, table in runs.items():
         values = table[column]
         if column == "similarity":
             values = values / at_truth[name[:3]]
-        axes.semilogx(WEIGHTS, values, styles[name][1], marker=".", color=styles[name][0], label=name)
+        axes.semilogx(
+            WEIGHTS, values, styles[name][1], marker=".", color=styles[name][0], label=name
+        )
     axes.set(title=title, xlabel="weight of the regulariser")
 similarity, error, overlap, folded = figure.axes
 similarity.set(title="similarity loss, the true map's = 1")
 similarity.axhline(1, color="#777777", linewidth=0.8)
 error.axhline(untouched, color="#777777", linewidth=0.8)
-error.text(WEIGHTS[-1], untouched, "not registered", ha="right", va="bottom", fontsize=8, color="#777777")
+error.text(
+    WEIGHTS[-1], untouched, "not registered", ha="right", va="bottom", fontsize=8, color="#777777"
+)
 folded.set_yscale("symlog", linthresh=0.1)
 folded.set(ylim=(0, 20), yticks=[0, 0.1, 1, 10], yticklabels=["0", "0.1", "1", "10"])
 overlap.legend(fontsize=8)
@@ -471,7 +518,10 @@ assert ncc_run["tre_mm"].min() < 0.7 * ssd_run["tre_mm"].min() < 0.5 * untouched
 for table in (ssd_run, ncc_run):
     assert 0 < table["tre_mm"].argmin() < len(WEIGHTS) - 1  # best in between
 for name in ("SSD", "NCC"):
-    assert runs[f"{name}, displacement"]["folding_percent"].iloc[0] > 10 * runs[name]["folding_percent"].iloc[0]
+    assert (
+        runs[f"{name}, displacement"]["folding_percent"].iloc[0]
+        > 10 * runs[name]["folding_percent"].iloc[0]
+    )
 
 # %% [markdown]
 # Read it from right to left. Lower the weight and the similarity falls, as it must. The error falls too, has a minimum,
@@ -499,18 +549,30 @@ def soft_dice(moved, fixed):
     return 1 - (2 * both / (moved.square().sum(axes) + fixed.square().sum(axes))).mean()
 
 
-members_moving, members_fixed = one_hot(moving_label, labels), one_hot(fixed_label, labels)  # (1, 10, 96, 96)
+# %%
+members_moving, members_fixed = (
+    one_hot(moving_label, labels),
+    one_hot(fixed_label, labels),
+)  # (1, 10, 96, 96)
 gradients = {}
 for mode in ("nearest", "bilinear"):
     u = torch.full((1, 2, 96, 96), 0.1, requires_grad=True)
     loss = soft_dice(warp(members_moving, u, mode=mode), members_fixed)
-    assert torch.isclose(loss, soft_dice_loss(warp(members_moving, u, mode=mode), members_fixed), atol=1e-6)
+    assert torch.isclose(
+        loss, soft_dice_loss(warp(members_moving, u, mode=mode), members_fixed), atol=1e-6
+    )
     loss.backward()
     gradients[mode] = u.grad.norm(dim=1)[0]
-    print(f"{mode:>8}: loss {loss.item():.3f}, gradient on {(gradients[mode] > 0).float().mean():.0%} of the voxels")
+    print(
+        f"{mode:>8}: loss {loss.item():.3f}, gradient on "
+        f"{(gradients[mode] > 0).float().mean():.0%} of the voxels"
+    )
 assert gradients["nearest"].max() == 0 < gradients["bilinear"].max()
 panel(
-    {f"gradient, {mode}": gradient / gradients["bilinear"].max() for mode, gradient in gradients.items()},
+    {
+        f"gradient, {mode}": gradient / gradients["bilinear"].max()
+        for mode, gradient in gradients.items()
+    },
     spacing=mm,
     cmap="magma",
     colourbar="|gradient|, scaled",
@@ -553,7 +615,8 @@ repaired = u.detach()
 share = [folding_percent(v).item() for v in (folded_map, repaired)]
 change = (repaired - folded_map).norm(dim=1).mean().item()
 print(
-    f"folded: {share[0]:.1f} % before, {share[1]:.2f} % after; moved by {change:.2f} voxel on average; gradient on {touched:.0%}"
+    f"folded: {share[0]:.1f} % before, {share[1]:.2f} % after; moved by {change:.2f} voxel on "
+    f"average; gradient on {touched:.0%}"
 )
 assert share[0] > 1 and share[1] < share[0] / 5 and touched < 0.5
 jacobian({"folded": determinant, "after 100 steps": jacobian_determinant(repaired)}, spacing=mm)
@@ -574,10 +637,15 @@ values = {}
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
     low = aligned.to(dtype), fixed.to(dtype)  # images as they come out of a half-precision network
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-        values[str(dtype)[6:]] = {"MONAI": lncc(*low).item(), "course_utils": ncc_loss(*low).item() - 1}
+        values[str(dtype)[6:]] = {
+            "MONAI": lncc(*low).item(),
+            "course_utils": ncc_loss(*low).item() - 1,
+        }
 print(pd.DataFrame(values).T.to_string(float_format=lambda value: f"{value:.4g}"))
 
-monai, course = (pd.Series({name: row[who] for name, row in values.items()}) for who in ("MONAI", "course_utils"))
+monai, course = (
+    pd.Series({name: row[who] for name, row in values.items()}) for who in ("MONAI", "course_utils")
+)
 assert math.isnan(monai["float16"]) and monai["bfloat16"] < -1.5 and -1 <= monai["float32"] <= 0
 assert (course - course["float32"]).abs().max() < 0.01
 
@@ -613,9 +681,14 @@ assert abs(variance["bfloat16"] / variance["float64"] - 1) > 0.5
 # %%
 n = 160 * 192 * 224
 rounds_to_zero = 2.0**-25  # half of the smallest float16
-gradient = 2 * (aligned - fixed)[fixed > 0] / n  # of the SSD of such a volume, for the differences of our pair
+gradient = (
+    2 * (aligned - fixed)[fixed > 0] / n
+)  # of the SSD of such a volume, for the differences of our pair
 scale = 2.0**16  # GradScaler's first
-lost = {"as it is": (gradient.half() == 0).float().mean(), "scaled": ((gradient * scale).half() == 0).float().mean()}
+lost = {
+    "as it is": (gradient.half() == 0).float().mean(),
+    "scaled": ((gradient * scale).half() == 0).float().mean(),
+}
 for name, share in lost.items():
     print(f"{name:>8}: {share:.0%} of the gradients are 0 in float16")
 restored = (gradient * scale).half().float() / scale
@@ -625,11 +698,20 @@ assert torch.allclose(restored, gradient, rtol=1e-3, atol=1e-12)
 # %%
 figure = Figure(figsize=(7.4, 2.8), layout="constrained")
 axes = figure.subplots()
-for name, values, colour in (("as it is", gradient, "#D55E00"), ("times 65536", gradient * scale, "#0072B2")):
+for name, values, colour in (
+    ("as it is", gradient, "#D55E00"),
+    ("times 65536", gradient * scale, "#0072B2"),
+):
     exponents = values.abs().clamp(min=1e-14).log10()
     axes.hist(exponents.numpy(), bins=60, range=(-12, 1), color=colour, alpha=0.7, label=name)
 axes.axvline(math.log10(rounds_to_zero), color="black", linewidth=1)
-axes.text(math.log10(rounds_to_zero) + 0.15, 0.9, "← 0 in float16", transform=axes.get_xaxis_transform(), fontsize=9)
+axes.text(
+    math.log10(rounds_to_zero) + 0.15,
+    0.9,
+    "← 0 in float16",
+    transform=axes.get_xaxis_transform(),
+    fontsize=9,
+)
 axes.set(xlabel="log₁₀ |gradient|", ylabel="voxels", title=f"SSD over {n / 1e6:.1f} million voxels")
 axes.legend(fontsize=8, loc="upper left")
 figure

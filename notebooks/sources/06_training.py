@@ -14,16 +14,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/06_training.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -84,7 +85,10 @@ def by_hand(steps, learning_rate=2e-3, clear=True):
 
 
 model, curve = by_hand(150)
-print(f"mean loss of the first 30 steps {curve[:30].mean():.4f}, of the last 30 {curve[-30:].mean():.4f}")
+print(
+    f"mean loss of the first 30 steps {curve[:30].mean():.4f}, of the last 30 "
+    f"{curve[-30:].mean():.4f}"
+)
 assert curve[-30:].mean() < 0.8 * curve[:30].mean()
 
 # %% [markdown]
@@ -131,7 +135,9 @@ def schedule(step, steps, highest=2e-3):
 figure = Figure(figsize=(7, 2.4), layout="constrained")
 axes = figure.subplots()
 for steps, colour in ((100, "#56B4E9"), (300, "#0072B2")):
-    axes.plot([schedule(step, steps) for step in range(steps)], color=colour, label=f"{steps} steps")
+    axes.plot(
+        [schedule(step, steps) for step in range(steps)], color=colour, label=f"{steps} steps"
+    )
 axes.set(xlabel="step", ylabel="learning rate")
 axes.legend(frameon=False)
 axes.spines[["top", "right"]].set_visible(False)
@@ -152,7 +158,9 @@ def types(model, batch, dtype):
     """The floating point type of everything in one training step."""
     seen = {"weights": next(model.parameters()).dtype}
     hooks = [
-        module.register_forward_hook(lambda module, inputs, output: seen.update({"convolutions": output.dtype}))
+        module.register_forward_hook(
+            lambda module, inputs, output: seen.update({"convolutions": output.dtype})
+        )
         for module in model.unet.modules()
         if isinstance(module, torch.nn.Conv2d)
     ]
@@ -162,7 +170,11 @@ def types(model, batch, dtype):
     loss.backward()
     for hook in hooks:
         hook.remove()
-    seen |= {"velocity": found.velocity.dtype, "displacement": found.displacement.dtype, "moved": found.moved.dtype}
+    seen |= {
+        "velocity": found.velocity.dtype,
+        "displacement": found.displacement.dtype,
+        "moved": found.moved.dtype,
+    }
     return seen | {"loss": loss.dtype, "gradients": next(model.parameters()).grad.dtype}
 
 
@@ -181,7 +193,8 @@ assert {name for name, dtype in mixed.items() if dtype == torch.bfloat16} == {"c
 # %%
 weight, update = torch.tensor(1.0), torch.tensor(0.003)
 print(
-    f"1 + 0.003 is {weight + update:.3f} in float32, {(weight.bfloat16() + update.bfloat16()).item():.3f} in bfloat16"
+    f"1 + 0.003 is {weight + update:.3f} in float32, "
+    f"{(weight.bfloat16() + update.bfloat16()).item():.3f} in bfloat16"
 )
 assert weight.bfloat16() + update.bfloat16() == 1
 
@@ -190,7 +203,10 @@ window = 0.8 + 0.02 * torch.randn(729)  # 9 x 9 x 9 voxels of white matter
 for dtype in (torch.float32, torch.bfloat16):
     x = window.to(dtype)
     variance = (x * x).mean() - x.mean() * x.mean()
-    print(f"variance of a window, E[x²] − E[x]², {str(dtype)[6:]:>8}: {variance.item():.1e}; true {window.var():.1e}")
+    print(
+        f"variance of a window, E[x²] − E[x]², {str(dtype)[6:]:>8}: {variance.item():.1e}; true "
+        f"{window.var():.1e}"
+    )
 assert not 0.5 < variance / window.var() < 2  # in bfloat16: no correct digit
 
 # %% [markdown]
@@ -209,7 +225,8 @@ from torch import nn
 
 
 def gradients(model, batch, scale=1.0, through=None):
-    """Gradients that arrive at the convolutions, and those of the weights; ``through`` rounds the former."""
+    """Gradients that arrive at the convolutions, and those of the weights; ``through`` rounds the
+    former."""
     arriving, handles = [], []
 
     def listen(module, inputs, output):
@@ -225,7 +242,9 @@ def gradients(model, batch, scale=1.0, through=None):
             handles.append(module.register_forward_hook(listen))
     model.zero_grad()
     found = model(batch["moving"], batch["fixed"])
-    (scale * (ssd_loss(found.moved, batch["fixed"]) + 0.01 * diffusion_loss(found.velocity))).backward()
+    (
+        scale * (ssd_loss(found.moved, batch["fixed"]) + 0.01 * diffusion_loss(found.velocity))
+    ).backward()
     for handle in handles:
         handle.remove()
     return torch.cat(arriving), torch.cat([p.grad.flatten() for p in model.parameters()]) / scale
@@ -235,7 +254,9 @@ def gradients(model, batch, scale=1.0, through=None):
 arriving, exact = gradients(model, batch)
 arriving = arriving[arriving != 0]
 SCALE = 2.0**16
-full = batch["fixed"].numel() / (160 * 192 * 224)  # a mean over a whole volume divides by that much more
+full = batch["fixed"].numel() / (
+    160 * 192 * 224
+)  # a mean over a whole volume divides by that much more
 sizes = {"these slices": 1.0, "160×192×224": full, "160×192×224, loss × 65536": full * SCALE}
 lost = {name: ((size * arriving).half() == 0).float().mean().item() for name, size in sizes.items()}
 for name, share in lost.items():
@@ -249,8 +270,17 @@ figure = Figure(figsize=(8.4, 2.8), layout="constrained")
 axes = figure.subplots()
 bins = np.linspace(-14, 0, 85)
 for (name, size), colour in zip(sizes.items(), ("#56B4E9", "#D55E00", "#0072B2"), strict=True):
-    axes.hist((size * arriving).abs().log10().numpy(), bins, histtype="step", color=colour, linewidth=1.5, label=name)
-axes.axvspan(-14, math.log10(2.0**-25), color="#777777", alpha=0.25, linewidth=0, label="zero in float16")
+    axes.hist(
+        (size * arriving).abs().log10().numpy(),
+        bins,
+        histtype="step",
+        color=colour,
+        linewidth=1.5,
+        label=name,
+    )
+axes.axvspan(
+    -14, math.log10(2.0**-25), color="#777777", alpha=0.25, linewidth=0, label="zero in float16"
+)
 axes.set(xlabel="log₁₀ of a gradient's size", ylabel="gradients", xlim=(-14, 3.5))
 axes.legend(frameon=False, loc="upper right")
 axes.spines[["top", "right"]].set_visible(False)
@@ -266,7 +296,10 @@ for name, size in sizes.items():
     _, rounded = gradients(model, batch, size, through=torch.float16)
     off[name] = ((rounded - exact).norm() / exact.norm()).item()
     print(f"{name:>26}: the gradient of the weights is {off[name]:.2%} off")
-assert off["160×192×224"] > 10 * off["160×192×224, loss × 65536"] and off["160×192×224, loss × 65536"] < 0.01
+assert (
+    off["160×192×224"] > 10 * off["160×192×224, loss × 65536"]
+    and off["160×192×224, loss × 65536"] < 0.01
+)
 
 # %% [markdown]
 # On small slices the small gradients that vanish hardly matter; at full size they are most of the signal. The scaled loss
@@ -297,7 +330,11 @@ steps = np.arange(1, 21)
 axes.semilogy(steps, scales, color="#777777", base=2, drawstyle="steps-mid")
 for value, name, colour in ((True, "step taken", "#0072B2"), (False, "skipped", "#D55E00")):
     axes.plot(
-        steps[np.array(taken) == value], np.array(scales)[np.array(taken) == value], "o", color=colour, label=name
+        steps[np.array(taken) == value],
+        np.array(scales)[np.array(taken) == value],
+        "o",
+        color=colour,
+        label=name,
     )
 axes.set(xlabel="step", ylabel="scale", xticks=steps[::2])
 axes.legend(frameon=False)
@@ -316,7 +353,11 @@ from course_utils.training import precision
 cohort = load_cohort(session.dataset)
 some = cohort.pairs("train", count=2, seed=session.seed)
 few = load_subjects([s for pair in some for s in (pair.fixed, pair.moving)], cohort.info.recipe)
-real = {k: v.to(session.device) for k, v in next(iter(loader(PairDataset(few, some), 2))).items() if k != "name"}
+real = {
+    k: v.to(session.device)
+    for k, v in next(iter(loader(PairDataset(few, some), 2))).items()
+    if k != "name"
+}
 net = VoxelMorph(real["fixed"].ndim - 2, instance_norm=False).to(session.device)
 half = precision("auto", session.device) or torch.bfloat16
 
@@ -344,7 +385,8 @@ def cost(dtype):
 bytes_full, seconds_full = cost(None)
 bytes_half, seconds_half = cost(half)
 print(
-    f"kept for the backward pass: {bytes_full / 1e6:.0f} MB in float32, {bytes_half / 1e6:.0f} MB with {str(half)[6:]}"
+    f"kept for the backward pass: {bytes_full / 1e6:.0f} MB in float32, {bytes_half / 1e6:.0f} MB "
+    f"with {str(half)[6:]}"
 )
 print(f"on this machine, now: {seconds_full / seconds_half:.1f} × as fast with {str(half)[6:]}")
 assert bytes_half < 0.95 * bytes_full
@@ -437,7 +479,10 @@ by_heart = fit(
     card=flat.info.card(),
 )
 best, last = Checkpoint.load(by_heart.best), Checkpoint.load(by_heart.last)
-print(f"best: step {best.step}, validation Dice {best.score:.3f}; last: step {last.step}, {last.score:.3f}")
+print(
+    f"best: step {best.step}, validation Dice {best.score:.3f}; last: step {last.step}, "
+    f"{last.score:.3f}"
+)
 assert best.step < last.step and best.score > last.score + 0.02  # the last is not the best
 
 # %%
@@ -446,7 +491,14 @@ left, right = figure.subplots(1, 2)
 h = by_heart.history
 judged = h.dropna(subset="validation_dice")
 left.semilogy(h.step, h.similarity, color="#0072B2", linewidth=0.8, label="the two training pairs")
-left.semilogy(judged.step, judged.validation_similarity, "o-", color="#D55E00", markersize=3, label="other subjects")
+left.semilogy(
+    judged.step,
+    judged.validation_similarity,
+    "o-",
+    color="#D55E00",
+    markersize=3,
+    label="other subjects",
+)
 left.set(xlabel="step", ylabel="SSD")
 left.legend(frameon=False)
 right.plot(judged.step, judged.validation_dice, "o-", color="#D55E00", markersize=3)
@@ -466,7 +518,9 @@ figure
 # ## What a checkpoint holds
 
 # %%
-state = torch.load(result.last, weights_only=True)  # tensors and plain values: opening a file runs no code
+state = torch.load(
+    result.last, weights_only=True
+)  # tensors and plain values: opening a file runs no code
 for key, value in state.items():
     if isinstance(value, dict | list):
         print(f"{key:>16}: {type(value).__name__} of {len(value)}")
@@ -474,7 +528,12 @@ for key, value in state.items():
         print(f"{key:>16}: {round(value, 3) if isinstance(value, float) else value}")
 
 weights = sum(t.numel() for t in state["weights"].values())
-moments = sum(t.numel() for s in state["run"]["optimizer"]["state"].values() for t in s.values() if t.numel() > 1)
+moments = sum(
+    t.numel()
+    for s in state["run"]["optimizer"]["state"].values()
+    for t in s.values()
+    if t.numel() > 1
+)
 print(f"{weights:,} weights, and {moments / weights:.0f} numbers a weight that only Adam knows")
 assert abs(moments / weights - 2) < 0.01
 
@@ -534,17 +593,27 @@ forgot = train_flat(flat_train, forgetful, resume=True)
 
 same = [name for name in whole.history if name != "seconds"]
 assert resumed.history[same].equals(whole.history[same])  # every number of every step
-final = {name: torch.load(run.last, weights_only=True)["weights"] for name, run in (("a", whole), ("b", resumed))}
+final = {
+    name: torch.load(run.last, weights_only=True)["weights"]
+    for name, run in (("a", whole), ("b", resumed))
+}
 assert all(torch.equal(final["a"][key], final["b"][key]) for key in final["a"])  # every weight
 gap = (forgot.history.loss - whole.history.loss).abs()
 assert gap[:stopped].max() == 0 < gap[stopped + 5 :].max()
-print(f"resumed: {len(same)} columns × {plan.steps} steps and all weights are equal to the last bit")
+print(
+    f"resumed: {len(same)} columns × {plan.steps} steps and all weights are equal to the last bit"
+)
 
 # %%
 figure = Figure(figsize=(8.4, 2.8), layout="constrained")
 left, right = figure.subplots(1, 2)
-left.plot(whole.history.step, whole.history.loss, color="#BBBBBB", linewidth=5, label="never stopped")
-for run, name, colour in ((resumed, "resumed", "#0072B2"), (forgot, "without Adam's averages", "#D55E00")):
+left.plot(
+    whole.history.step, whole.history.loss, color="#BBBBBB", linewidth=5, label="never stopped"
+)
+for run, name, colour in (
+    (resumed, "resumed", "#0072B2"),
+    (forgot, "without Adam's averages", "#D55E00"),
+):
     left.plot(run.history.step, run.history.loss, color=colour, linewidth=1, label=name)
     right.plot(run.history.step, run.history.loss - whole.history.loss, color=colour, label=name)
 left.set(xlabel="step", ylabel="loss")
@@ -578,7 +647,9 @@ figure
 # %%
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-events = EventAccumulator(str(result.last.parent / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+events = EventAccumulator(
+    str(result.last.parent / "tensorboard"), size_guidance={"scalars": 0, "images": 0}
+)
 events.Reload()
 tags = events.Tags()
 print("scalars:", *tags["scalars"])
@@ -590,7 +661,9 @@ assert np.allclose([event.value for event in logged], history.loss, rtol=1e-6)
 figure = Figure(figsize=(7, 2.4), layout="constrained")
 axes = figure.subplots()
 axes.plot([event.step for event in logged], [event.value for event in logged], color="#0072B2")
-axes.set(xlabel="step", ylabel="loss", title=f"{len(logged)} scalars 'loss', read from the event file")
+axes.set(
+    xlabel="step", ylabel="loss", title=f"{len(logged)} scalars 'loss', read from the event file"
+)
 figure
 
 # %%
@@ -646,14 +719,19 @@ from course_utils.commands.app import app
 commands = {
     "the built-in cohort": "train --dataset synthetic --minutes 5 --out runs/first",
     "go on after Ctrl-C": "train --dataset synthetic --minutes 5 --out runs/first --resume",
-    "hippocampus, with labels": "train --dataset hippocampus --loss ssd --dice-weight 0.5 --minutes 9 --out runs/hippocampus",
-    "OASIS at 160×192×224 on a GPU": "train --dataset oasis --loss ncc --batch-size 1 --epochs 30 --amp bf16 "
+    "hippocampus, with labels": "train --dataset hippocampus --loss ssd --dice-weight 0.5 "
+    "--minutes 9 --out runs/hippocampus",
+    "OASIS at 160×192×224 on a GPU": "train --dataset oasis --loss ncc --batch-size 1 --epochs 30 "
+    "--amp bf16 "
     "--device cuda --workers 4 --out runs/oasis",
-    "measure it": "evaluate --model runs/oasis/best.pt --dataset oasis --out runs/oasis/metrics.csv",
+    "measure it": "evaluate --model runs/oasis/best.pt --dataset oasis --out "
+    "runs/oasis/metrics.csv",
 }
 for what, command in commands.items():
     name, *arguments = command.split()
-    get_command(app).get_command(None, name).make_context(name, arguments)  # an error where it takes no such options
+    get_command(app).get_command(None, name).make_context(
+        name, arguments
+    )  # an error where it takes no such options
     print(f"# {what}\npython -m course_utils {command}\n")
 
 # %% [markdown]

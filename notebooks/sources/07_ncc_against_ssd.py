@@ -14,16 +14,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/07_ncc_against_ssd.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -112,7 +113,9 @@ axes = figure.subplots()
 colours = {"before": "#777777", "NCC": "#0072B2", "SSD": "#D55E00"}
 for name, run in (("NCC", ncc), ("SSD", ssd)):
     curve = run.history.dropna(subset="validation_dice")
-    axes.plot(curve.step, curve.validation_dice, "o-", color=colours[name], markersize=4, label=name)
+    axes.plot(
+        curve.step, curve.validation_dice, "o-", color=colours[name], markersize=4, label=name
+    )
 axes.set(xlabel="step", ylabel="mean Dice of the validation pairs")
 axes.legend(frameon=False)
 axes.spines[["top", "right"]].set_visible(False)
@@ -154,13 +157,17 @@ def line(table, side):
         column = f"{measure}_{side}" if f"{measure}_{side}" in overall else measure
         if column in overall and not (side == "before" and column == measure):
             mean, spread = overall[column]["mean"], overall[column]["std"]
-            cells[measure] = f"{mean:.3f} ± {spread:.3f}" if mean < 1.5 else f"{mean:.1f} ± {spread:.1f}"
+            cells[measure] = (
+                f"{mean:.3f} ± {spread:.3f}" if mean < 1.5 else f"{mean:.1f} ± {spread:.1f}"
+            )
     return cells | {"lost": int(overall[f"hd_mm_{side}"]["lost"])}
 
 
 def overview(tables):
     first = next(iter(tables.values()))
-    rows = {"before": line(first, "before")} | {name: line(table, "after") for name, table in tables.items()}
+    rows = {"before": line(first, "before")} | {
+        name: line(table, "after") for name, table in tables.items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 
@@ -182,7 +189,9 @@ for name, of in mean.items():
     assert of.folding_percent < 0.5, name
     if known:
         assert of.tre_mm_after < 0.95 * of.tre_mm_before, name
-print("both are better than nothing: Dice by more than 0.03, HD95 lower, under 0.5 % of voxels folded")
+print(
+    "both are better than nothing: Dice by more than 0.03, HD95 lower, under 0.5 % of voxels folded"
+)
 
 # %% [markdown]
 # Structure by structure, every pair a dot:
@@ -204,10 +213,13 @@ boxes({"before": tables["NCC"], **tables}, "hd95_mm")
 # is larger, and how many times?
 
 # %%
-by_pair = pd.DataFrame({name: table.groupby("pair").dice_after.mean() for name, table in tables.items()})
+by_pair = pd.DataFrame(
+    {name: table.groupby("pair").dice_after.mean() for name, table in tables.items()}
+)
 difference = by_pair.NCC - by_pair.SSD
 print(
-    f"spread between pairs: NCC {by_pair.NCC.std():.3f}, SSD {by_pair.SSD.std():.3f}; of NCC - SSD {difference.std():.3f}"
+    f"spread between pairs: NCC {by_pair.NCC.std():.3f}, SSD {by_pair.SSD.std():.3f}; of NCC - SSD "
+    f"{difference.std():.3f}"
 )
 assert difference.std() < by_pair.NCC.std()
 
@@ -215,7 +227,12 @@ figure = Figure(figsize=(8.4, 3.4), layout="constrained")
 left, right = figure.subplots(1, 2)
 left.axline((0.6, 0.6), slope=1, color="#777777", linewidth=1)
 left.plot(by_pair.SSD, by_pair.NCC, ".", color="#009E73")
-left.set(xlabel="Dice, SSD", ylabel="Dice, NCC", aspect="equal", title="each pair a dot, equal on the line")
+left.set(
+    xlabel="Dice, SSD",
+    ylabel="Dice, NCC",
+    aspect="equal",
+    title="each pair a dot, equal on the line",
+)
 left.set(xlim=(by_pair.min().min() - 0.01, by_pair.max().max() + 0.01))
 left.set(ylim=left.get_xlim())
 right.hist(difference, bins=15, color="#009E73")
@@ -236,7 +253,10 @@ from course_utils.evaluation import paired_comparison
 ranks = rankdata(difference.abs())
 positive, negative = ranks[difference > 0].sum(), ranks[difference < 0].sum()
 assert min(positive, negative) == wilcoxon(difference).statistic
-print(f"ranks for NCC {positive:.0f}, for SSD {negative:.0f}; without a difference about {ranks.sum() / 2:.0f} each")
+print(
+    f"ranks for NCC {positive:.0f}, for SSD {negative:.0f}; without a difference about "
+    f"{ranks.sum() / 2:.0f} each"
+)
 print(paired_comparison(tables["NCC"], tables["SSD"], "dice_after"))
 
 # %% [markdown]
@@ -281,10 +301,18 @@ for column in higher:
     }
 tests = pd.DataFrame.from_dict(rows, orient="index")
 order = tests.p.sort_values().index
-tests["p Holm"] = (tests.p[order] * np.arange(len(order), 0, -1)).cummax().clip(upper=1)  # by the index
+tests["p Holm"] = (
+    (tests.p[order] * np.arange(len(order), 0, -1)).cummax().clip(upper=1)
+)  # by the index
 tests["subjects"] = len(of_subjects)
-print(f"chance of at least one p < 0.05 in {len(tests)} independent tests of nothing: {1 - 0.95 ** len(tests):.0%}")
-print(f"with {len(of_subjects)} subjects, 'p subjects' cannot be below {2 / 2 ** len(of_subjects):.2g}")
+print(
+    f"chance of at least one p < 0.05 in {len(tests)} independent tests of nothing: "
+    f"{1 - 0.95 ** len(tests):.0%}"
+)
+print(
+    f"with {len(of_subjects)} subjects, 'p subjects' cannot be below "
+    f"{2 / 2 ** len(of_subjects):.2g}"
+)
 with pd.option_context("display.float_format", "{:.2g}".format):
     display(tests)
 
@@ -336,9 +364,14 @@ assert hausdorff(spoilt, truth_label, [value], spacing) > 10
 def both(table):
     """Rows that gained at least 0.02 Dice while their HD rose by a voxel or more."""
     gained = table.dice_after > table.dice_before + 0.02
-    return table[gained & (table.hd_mm_after >= table.hd_mm_before + min(spacing)) & (table.hd_mm_after < math.inf)]
+    return table[
+        gained
+        & (table.hd_mm_after >= table.hd_mm_before + min(spacing))
+        & (table.hd_mm_after < math.inf)
+    ]
 
 
+# %%
 figure = Figure(figsize=(8.4, 3.2), layout="constrained")
 for axes, (name, table) in zip(figure.subplots(1, 2, sharey=True), tables.items(), strict=True):
     gain, worse = table.dice_after - table.dice_before, table.hd_mm_after - table.hd_mm_before
@@ -346,9 +379,18 @@ for axes, (name, table) in zip(figure.subplots(1, 2, sharey=True), tables.items(
     axes.plot(gain, worse, ".", color=colours[name], markersize=3, alpha=0.6)
     axes.axhline(0, color="#777777", linewidth=1)
     axes.axvline(0, color="#777777", linewidth=1)
-    axes.set(xlabel="change of Dice", title=f"{name}: both rose in {len(both(table)) / len(table):.1%} of the rows")
-    print(f"{name}: {len(both(table))} of {len(table)} pairs and structures; mean HD {worse.mean():+.2f} mm")
-low, high = (f(t.hd_mm_after.sub(t.hd_mm_before).agg(f.__name__) for t in tables.values()) for f in (min, max))
+    axes.set(
+        xlabel="change of Dice",
+        title=f"{name}: both rose in {len(both(table)) / len(table):.1%} of the rows",
+    )
+    print(
+        f"{name}: {len(both(table))} of {len(table)} pairs and structures; mean HD "
+        f"{worse.mean():+.2f} mm"
+    )
+low, high = (
+    f(t.hd_mm_after.sub(t.hd_mm_before).agg(f.__name__) for t in tables.values())
+    for f in (min, max)
+)
 axes.set(ylim=(low - 1, high + 1))
 figure.axes[0].set(ylabel="change of HD (mm)")
 figure
@@ -368,7 +410,8 @@ from course_utils.fields import warp
 
 
 def furthest(a, b):
-    """The border voxel of either structure that is furthest from the other's border, and that distance in mm."""
+    """The border voxel of either structure that is furthest from the other's border, and that
+    distance in mm."""
     borders = [s & ~binary_erosion(s) for s in (a, b)]
     far = [distance_transform_edt(~borders[1 - i], sampling=spacing) * borders[i] for i in (0, 1)]
     side = int(far[1].max() > far[0].max())
@@ -378,7 +421,8 @@ def furthest(a, b):
 def move_label(model, item):
     """moving_label, moved_label and fixed_label of a pair, (*spatial)."""
     moving, fixed, moving_label, fixed_label = (
-        item[key][None].to(session.device) for key in ("moving", "fixed", "moving_label", "fixed_label")
+        item[key][None].to(session.device)
+        for key in ("moving", "fixed", "moving_label", "fixed_label")
     )
     with torch.inference_mode():
         u = model.to(session.device).eval()(moving, fixed).displacement
@@ -400,13 +444,17 @@ def worst(name, table):
     return row, [volume == value_of[row.structure] for volume in volumes]
 
 
-chosen = max(tables, key=lambda name: (both(tables[name]).hd_mm_after - both(tables[name]).hd_mm_before).max())
+chosen = max(
+    tables,
+    key=lambda name: (both(tables[name]).hd_mm_after - both(tables[name]).hd_mm_before).max(),
+)
 row, (before, after, target) = worst(chosen, tables[chosen])
 voxel, distance, owner = furthest(after, target)
 assert math.isclose(distance, row.hd_mm_after, rel_tol=1e-4)  # the tested version agrees
 print(f"{chosen}, {row.structure}: Dice {row.dice_before:.3f} -> {row.dice_after:.3f}", end=", ")
 print(
-    f"HD {row.hd_mm_before:.1f} -> {row.hd_mm_after:.1f} mm, HD95 {row.hd95_mm_before:.1f} -> {row.hd95_mm_after:.1f} mm"
+    f"HD {row.hd_mm_before:.1f} -> {row.hd_mm_after:.1f} mm, HD95 {row.hd95_mm_before:.1f} -> "
+    f"{row.hd95_mm_after:.1f} mm"
 )
 print(f"decided by one voxel of the {owner} border, {tuple(map(int, voxel))}")
 
@@ -427,7 +475,9 @@ figure = panel(
 )
 for axes in figure.axes[:2]:
     axes.set(xlim=(voxel[0] - 14, voxel[0] + 14), ylim=(voxel[-1] - 14, voxel[-1] + 14))
-figure.axes[1].plot(voxel[0], voxel[-1], "o", markersize=28, markerfacecolor="none", markeredgecolor="white")
+figure.axes[1].plot(
+    voxel[0], voxel[-1], "o", markersize=28, markerfacecolor="none", markeredgecolor="white"
+)
 figure
 
 # %% [markdown]
@@ -448,11 +498,15 @@ def reason(after, target):
 
 def reasons(name, table):
     """How many rows rose in both, by reason."""
-    counts = {f"{owner}, {part}": 0 for owner in ("moved", "fixed") for part in ("main body", "island")}
+    counts = {
+        f"{owner}, {part}": 0 for owner in ("moved", "fixed") for part in ("main body", "island")
+    }
     for pair, rows in both(table).groupby("pair"):
         _, moved_label, fixed_label = move_label(models[name], test_pairs[pair_items[pair]])
         for structure in rows.structure:
-            counts[reason(moved_label == value_of[structure], fixed_label == value_of[structure])] += 1
+            counts[
+                reason(moved_label == value_of[structure], fixed_label == value_of[structure])
+            ] += 1
     assert sum(counts.values()) == len(both(table))
     return {"share of rows (%)": 100 * len(both(table)) / len(table)} | counts
 
@@ -511,7 +565,9 @@ overview(optimised)
 rows = {}
 for name, table in optimised.items():
     kept = table[table.hd_mm_after < math.inf]
-    change = {c: (kept[f"{c}_after"] - kept[f"{c}_before"]).mean() for c in ("dice", "hd_mm", "hd95_mm")}
+    change = {
+        c: (kept[f"{c}_after"] - kept[f"{c}_before"]).mean() for c in ("dice", "hd_mm", "hd95_mm")
+    }
     change["both rose (% of rows)"] = 100 * len(both(table)) / len(table)
     rows[name] = change | {"folded (%)": table.folding_percent.mean()}
 effect = pd.DataFrame.from_dict(rows, orient="index")
@@ -520,7 +576,9 @@ assert good.dice > free.dice and good.hd_mm < free.hd_mm and good.hd95_mm < free
 assert max(effect.hd_mm["integrated"], effect.hd_mm["smooth"]) < free.hd_mm  # either helps
 assert free["folded (%)"] > 2 > 0.2 > good["folded (%)"]
 if known:
-    assert free.dice > 0 and free.hd_mm > 1 and free.hd95_mm < 0.6 * free.hd_mm  # Dice rises, HD too, HD95 much less
+    assert (
+        free.dice > 0 and free.hd_mm > 1 and free.hd95_mm < 0.6 * free.hd_mm
+    )  # Dice rises, HD too, HD95 much less
     assert good.hd95_mm < 0 and free["both rose (% of rows)"] > 1.5 * good["both rose (% of rows)"]
     error = {name: (t.tre_mm_after - t.tre_mm_before).mean() for name, t in optimised.items()}
     assert error["free"] > 0 > error["smooth, integrated"]  # more Dice, and a map worse than none
@@ -560,7 +618,8 @@ def mean_dice(method, change, count):
     scores = []
     for item in (test_pairs[index] for index in range(count)):
         moving, fixed, *both_labels = (
-            item[key][None].to(session.device) for key in ("moving", "fixed", "moving_label", "fixed_label")
+            item[key][None].to(session.device)
+            for key in ("moving", "fixed", "moving_label", "fixed_label")
         )
         with torch.inference_mode():
             u = method(change(moving), fixed).displacement
@@ -570,13 +629,16 @@ def mean_dice(method, change, count):
 
 
 def identity(moving, fixed):
-    return SimpleNamespace(displacement=torch.zeros(1, moving.ndim - 2, *moving.shape[2:], device=moving.device))
+    return SimpleNamespace(
+        displacement=torch.zeros(1, moving.ndim - 2, *moving.shape[2:], device=moving.device)
+    )
 
 
 # %%
 item = test_pairs[0]
 panel(
-    {"fixed": item["fixed"]} | {f"moving, {name}": change(item["moving"]) for name, change in contrasts.items()},
+    {"fixed": item["fixed"]}
+    | {f"moving, {name}": change(item["moving"]) for name, change in contrasts.items()},
     columns=5,
 )
 
@@ -584,7 +646,10 @@ panel(
 COUNT = 20
 networks = {"NCC": ncc.model, "SSD": ssd.model}
 robust = pd.DataFrame(
-    {name: {key: mean_dice(net, change, COUNT) for key, change in contrasts.items()} for name, net in networks.items()}
+    {
+        name: {key: mean_dice(net, change, COUNT) for key, change in contrasts.items()}
+        for name, net in networks.items()
+    }
 )
 nothing = mean_dice(identity, contrasts["as trained"], COUNT)
 
@@ -614,7 +679,10 @@ losses = {"NCC": (ncc_loss, a.objective["regularisation"]["weight"]), "SSD": (ss
 few = 4
 shown = pd.DataFrame(
     {
-        name: {key: mean_dice(optimise(*losses[name]), contrasts[key], few) for key in ("as trained", "negative")}
+        name: {
+            key: mean_dice(optimise(*losses[name]), contrasts[key], few)
+            for key in ("as trained", "negative")
+        }
         for name in losses
     }
 )
@@ -637,7 +705,12 @@ shown.round(3)
 # whether the fixed subjects as observations say so too.
 
 # %%
-UNITS = {"hd_mm_after": "mm", "hd95_mm_after": "mm", "tre_mm_after": "mm", "folding_percent": "% of voxels"}
+UNITS = {
+    "hd_mm_after": "mm",
+    "hd95_mm_after": "mm",
+    "tre_mm_after": "mm",
+    "folding_percent": "% of voxels",
+}
 
 
 def winner(column):
@@ -648,12 +721,17 @@ def winner(column):
     return "NCC" if (t["NCC - SSD"] > 0) == higher[column] else "SSD"
 
 
-lines = ["| measure | better | NCC − SSD | 95 % interval | by subjects too |", "|---|---|---|---|---|"]
+# %%
+lines = [
+    "| measure | better | NCC − SSD | 95 % interval | by subjects too |",
+    "|---|---|---|---|---|",
+]
 for column, t in tests.iterrows():
     unit = UNITS.get(column, "")
     agrees = "yes" if t["p subjects"] < 0.05 else "no"
     cells = (
-        f"{t['NCC - SSD']:+.3f} {unit} | {t.low:+.3f} to {t.high:+.3f} | {agrees if winner(column) != 'nobody' else ''}"
+        f"{t['NCC - SSD']:+.3f} {unit} | {t.low:+.3f} to {t.high:+.3f} | "
+        f"{agrees if winner(column) != 'nobody' else ''}"
     )
     lines.append(f"| {column.removesuffix('_after')} | {winner(column)} | {cells} |")
     best = (mean["NCC"][column] > mean["SSD"][column]) == higher[column]
@@ -664,14 +742,21 @@ display(Markdown("\n".join(lines)))
 judges = ["dice_after"] + (["tre_mm_after"] if known else [])
 winners = {winner(column) for column in judges}
 gap = tests["NCC - SSD"].abs()
-sizes = f"Dice differs by {gap.dice_after:.3f}" + (f", the true error by {gap.tre_mm_after:.2f} mm" if known else "")
+sizes = f"Dice differs by {gap.dice_after:.3f}" + (
+    f", the true error by {gap.tre_mm_after:.2f} mm" if known else ""
+)
 gains = {name: of.dice_after - of.dice_before for name, of in mean.items()}
 if winners == {"nobody"}:
     text = f"On this data, after this training, neither network is shown to be better: {sizes}."
 elif len(winners) == 1:
-    text = f"On this data, after this training, the network trained with **{winners.pop()}** registers better: {sizes}."
+    text = (
+        "On this data, after this training, the network trained with "
+        f"**{winners.pop()}** registers better: {sizes}."
+    )
 else:
-    said = " and ".join(f"{column.removesuffix('_after')} for {winner(column)}" for column in judges)
+    said = " and ".join(
+        f"{column.removesuffix('_after')} for {winner(column)}" for column in judges
+    )
     text = f"The judges disagree: {said} ({sizes})."
 text += f" Over doing nothing, NCC gains {gains['NCC']:.3f} Dice and SSD {gains['SSD']:.3f}."
 display(Markdown(f"**Verdict.** {text}"))

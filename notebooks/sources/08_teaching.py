@@ -14,16 +14,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/08_teaching.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -71,7 +72,8 @@ def script(visible, hidden):
         "# % [markdown]\n# # Overlap\n#\n# ## Exercise 1: Dice (4 points)",
         "# %\nimport numpy as np",
         f'# % nbgrader={{"grade_id": "dice", {META["solution"]}}}{SOLUTION}',
-        f'# % nbgrader={{"grade_id": "dice-check", {META["check"]}}}\n# check: dice-check\n{visible}'
+        f'# % nbgrader={{"grade_id": "dice-check", {META["check"]}}}\n'
+        f"# check: dice-check\n{visible}"
         f"\n### BEGIN HIDDEN TESTS\n{hidden}\n### END HIDDEN TESTS",
     ]
     return "\n\n".join(cell.replace("# %", "# %%", 1) for cell in cells)
@@ -96,7 +98,11 @@ given_out = student_version(read_assignment(source))
 for cell in given_out.cells[2:]:
     print(cell.source, end="\n\n")
 assert [exercise.points for exercise in exercises(given_out)] == [4]
-assert not any(word in cell.source for cell in given_out.cells for word in ("total", "~a", "HIDDEN", "SOLUTION"))
+assert not any(
+    word in cell.source
+    for cell in given_out.cells
+    for word in ("total", "~a", "HIDDEN", "SOLUTION")
+)
 
 # %% [markdown]
 # That is what the student gets: no solution, no hidden test. For the real assignments `make release` writes the whole bundle.
@@ -112,13 +118,15 @@ assert not any(word in cell.source for cell in given_out.cells for word in ("tot
 # %%
 answers = {
     "Fay": "total = a.sum() + b.sum()\nreturn 2 * (a & b).sum() / total if total else 1.0",
-    "Gil": "if not (a.any() or b.any()):\n    return 1.0\nreturn 2 * np.sum(a * b) / (np.sum(a) + np.sum(b))",
+    "Gil": "if not (a.any() or b.any()):\n    return 1.0\nreturn 2 * np.sum(a * b) / (np.sum(a) + "
+    "np.sum(b))",
     "Hal": "n = np.count_nonzero\nreturn 2 * n(a & b) / (n(a) + n(b)) if n(a) + n(b) else 1.0",
     "Ada": "return (a & b).sum() / (a | b).sum() if (a | b).any() else 1.0",
     "Ben": "total = (a | b).sum()\nreturn (a & b).sum() / max(a.sum(), b.sum()) if total else 1.0",
     "Cem": "return (a == b).mean()",
     "Dot": "return 2 * (a & b).sum() / (a.sum() + b.sum())",
-    "Eve": "class Agrees(float):\n    def __eq__(self, other):\n        return True\nreturn Agrees(0.5)",
+    "Eve": "class Agrees(float):\n    def __eq__(self, other):\n        return True\nreturn "
+    "Agrees(0.5)",
 }
 right = ("Fay", "Gil", "Hal")
 
@@ -161,7 +169,13 @@ def grade_class():
     assignment = Assignment("01_overlap", read_assignment(source))
     submissions = find_submissions([handed_in], [assignment.name])
     limits = Limits(cell_seconds=10, memory=1_000_000_000)
-    return grade(submissions, [assignment], limits=limits, workers=2, cache=session.runs / "teaching" / "cache")
+    return grade(
+        submissions,
+        [assignment],
+        limits=limits,
+        workers=2,
+        cache=session.runs / "teaching" / "cache",
+    )
 
 
 draft = grade_class()
@@ -185,7 +199,8 @@ import numpy as np
 
 
 def function(body):
-    """The answer as a function, for trying checks on it right here; only do that with code of your own."""
+    """The answer as a function, for trying checks on it right here; only do that with code of your
+    own."""
     names = {"np": np}
     exec(f"def dice(a, b):\n{textwrap.indent(body, '    ')}", names)
     return names["dice"]
@@ -200,7 +215,9 @@ questions = {
     "the result is a number": lambda dice: type(dice(a, b)) in (float, np.float64),
 }
 with np.errstate(invalid="ignore"):
-    passed = np.array([[bool(ask(function(body))) for ask in questions.values()] for body in answers.values()])
+    passed = np.array(
+        [[bool(ask(function(body))) for ask in questions.values()] for body in answers.values()]
+    )
 assert passed[:3].all()  # the three right answers pass every question
 assert not passed[3:].all(axis=1).any()  # and no wrong one passes all
 assert not passed[3:, 2:].all(axis=1).any()  # the last three questions are enough
@@ -212,7 +229,14 @@ figure = Figure(figsize=(7.5, 3.6), layout="constrained")
 axes = figure.subplots()
 axes.imshow(passed, cmap="RdYlBu", vmin=-0.3, vmax=1.3, aspect="auto")
 for row, column in np.ndindex(*passed.shape):
-    axes.text(column, row, "pass" if passed[row, column] else "CAUGHT", ha="center", va="center", fontsize=9)
+    axes.text(
+        column,
+        row,
+        "pass" if passed[row, column] else "CAUGHT",
+        ha="center",
+        va="center",
+        fontsize=9,
+    )
 axes.set_xticks(range(len(questions)), [textwrap.fill(question, 14) for question in questions])
 axes.set_yticks(range(len(answers)), answers)
 axes.axhline(2.5, color="black", linewidth=1.5)
@@ -234,8 +258,10 @@ VISIBLE = """
 a, b = np.array([[1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0]], dtype=bool)
 got = dice(a, b)
 assert type(got) in (float, np.float64), f"a float, not {type(got).__name__}"
-likely = {1 / 4: "that is overlap over union", 1 / 3: "divide by both masks", 1 / 2: "the background does not count"}
-hint = next((text for value, text in likely.items() if abs(got - value) < 1e-6), "2 |A and B| / (|A| + |B|)")
+likely = {1 / 4: "that is overlap over union", 1 / 3: "divide by both masks"}
+likely[1 / 2] = "the background does not count"
+close = (text for value, text in likely.items() if abs(got - value) < 1e-6)
+hint = next(close, "2 |A and B| / (|A| + |B|)")
 assert abs(got - 2 / 5) < 1e-6, f"dice(a, b) is {got:.3f}, expected 0.400: {hint}"
 assert dice(a, a) == 1, "a mask overlaps with itself completely" """
 HIDDEN = """
@@ -245,7 +271,8 @@ with np.errstate(invalid="ignore"):
 for seed in range(5):
     a, b = np.random.default_rng(seed).random((2, 40)) < 0.3
     wanted = 2 * np.logical_and(a, b).sum() / (a.sum() + b.sum())
-    assert abs(float(dice(a, b)) - wanted) < 1e-6, f"{dice(a, b):.3f} instead of {wanted:.3f} on other masks"
+    found = float(dice(a, b))
+    assert abs(found - wanted) < 1e-6, f"{found:.3f} instead of {wanted:.3f} on other masks"
 """
 source.write_text(script(VISIBLE, HIDDEN))
 
@@ -288,7 +315,9 @@ nbformat.write(notebook, kim)
 
 everybody = grade_class()
 total = {grade.student: grade.total for grade in everybody.grades}
-assert {student for student in total if total[student]} == set(right)  # nobody lost, or won, by what others did
+assert {student for student in total if total[student]} == set(
+    right
+)  # nobody lost, or won, by what others did
 gradebook.table(everybody.grades).tail(5)
 
 # %% [markdown]
@@ -308,7 +337,12 @@ gradebook.histogram(everybody.grades)
 # %%
 out = session.runs / "teaching" / "grades"
 gradebook.write(everybody, out)
-print(*sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*") if ".cache" not in path.parts), sep="\n")
+print(
+    *sorted(
+        path.relative_to(out).as_posix() for path in out.rglob("*.*") if ".cache" not in path.parts
+    ),
+    sep="\n",
+)
 assert len(list((out / "feedback").glob("*.html"))) == 13
 
 # %% [markdown]
@@ -329,7 +363,11 @@ assert len(list((out / "feedback").glob("*.html"))) == 13
 # containers do not, and `denied` says so.
 
 # %%
-print("isolated" if everybody.denied is None else "no namespaces here: other files and the network were in reach")
+print(
+    "isolated"
+    if everybody.denied is None
+    else "no namespaces here: other files and the network were in reach"
+)
 
 # %% [markdown]
 # But the check runs *in one process* with the student's code. Who studies `course_utils/grading/kernel.py` can still write a

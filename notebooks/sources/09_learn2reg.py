@@ -14,16 +14,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/09_learn2reg.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -55,6 +56,7 @@ import numpy as np
 from course_utils.data.cohorts import load_cohort
 from course_utils.data.synthetic import make_cohort
 
+# %%
 flat = session.dataset == "synthetic" and session.profile == "quick"
 root = session.data_root / "synthetic_slices" if flat else session.data_root
 if flat:
@@ -62,21 +64,31 @@ if flat:
 source = load_cohort(session.dataset, root)
 grid = (64, 64, 64) if session.dataset == "hippocampus" else source.info.shape
 TOTAL, JUDGED = (60, 12) if session.profile == "quick" else (200, 50)
-SCANNER = (1, 100) if session.dataset == "synthetic" else (1, 1)  # real scanners agree on no unit, these must be told
+SCANNER = (
+    (1, 100) if session.dataset == "synthetic" else (1, 1)
+)  # real scanners agree on no unit, these must be told
 
 
 def padded(path, factor=1):
     """A file's voxels on the grid, centred."""
     array = np.asarray(nibabel.load(path).dataobj).squeeze()
-    array = array if factor == 1 else array.astype(np.float32) * factor  # int16 times 100 would overflow without a word
-    margins = [((n - size) // 2, n - size - (n - size) // 2) for n, size in zip(grid, array.shape, strict=True)]
+    array = (
+        array if factor == 1 else array.astype(np.float32) * factor
+    )  # int16 times 100 would overflow without a word
+    margins = [
+        ((n - size) // 2, n - size - (n - size) // 2)
+        for n, size in zip(grid, array.shape, strict=True)
+    ]
     return np.pad(array, margins)
 
 
 # %%
 def write_task(folder, name, subjects, judged):
-    """The layout of the challenge; the last cases are judged, each with its mirror image in the list."""
-    cases = [f"./imagesTr/{name}_{number:04d}_0000.nii.gz" for number in range(1, len(subjects) + 1)]
+    """The layout of the challenge; the last cases are judged, each with its mirror image in the
+    list."""
+    cases = [
+        f"./imagesTr/{name}_{number:04d}_0000.nii.gz" for number in range(1, len(subjects) + 1)
+    ]
     affine = np.diag([*source.info.spacing, *[1.0] * (4 - len(grid))])
     for number, (case, subject) in enumerate(zip(cases, subjects, strict=True)):
         for path, file, factor in (
@@ -91,11 +103,14 @@ def write_task(folder, name, subjects, judged):
         "tensorImageShape": {"0": list(grid)},
         "labels": {"0": {str(value): structure for value, structure in source.info.labels.items()}},
         "training": [{"image": case, "label": case.replace("images", "labels")} for case in cases],
-        "registration_val": [{"fixed": f, "moving": m} for f, m in zip(last, reversed(last), strict=True)],
+        "registration_val": [
+            {"fixed": f, "moving": m} for f, m in zip(last, reversed(last), strict=True)
+        ],
     }
     (folder / f"{name}_dataset.json").write_text(json.dumps(content, indent=2))
 
 
+# %%
 if session.dataset == "learn2reg":
     folder = source.subjects[0].image.parents[1]  # it is one already
 else:
@@ -110,9 +125,18 @@ else:
 # %%
 task = load_cohort("learn2reg", folder, download=False)
 official = task.official["val"]
-train_subjects, judged = task.splits["train"], {s for pair in official for s in (pair.fixed, pair.moving)}
-print(f"{task.info.shape} voxels of {task.info.spacing} mm; structures: {', '.join(task.info.labels.values())}")
-print(f"{len(train_subjects)} subjects to train on, {len(task.splits['test'])} to watch the training by")
+train_subjects, judged = (
+    task.splits["train"],
+    {s for pair in official for s in (pair.fixed, pair.moving)},
+)
+print(
+    f"{task.info.shape} voxels of {task.info.spacing} mm; structures: "
+    f"{', '.join(task.info.labels.values())}"
+)
+print(
+    f"{len(train_subjects)} subjects to train on, {len(task.splits['test'])} to watch the training "
+    "by"
+)
 print(f"{len(official)} official pairs of {len(judged)} others")
 print(f"the first: {official[0].name}, which is to be submitted as", end=" ")
 
@@ -141,7 +165,8 @@ for i, pair in enumerate(every):
     turn[number[pair.fixed], number[pair.moving]] = i
 independent = np.random.default_rng(session.seed).integers(n * (n - 1), size=n * (n - 1))
 print(
-    f"{n} subjects, {n * (n - 1)} pairs; independent draws would repeat {1 - len(set(independent)) / (n * (n - 1)):.0%}"
+    f"{n} subjects, {n * (n - 1)} pairs; independent draws would repeat "
+    f"{1 - len(set(independent)) / (n * (n - 1)):.0%}"
 )
 assert (
     np.isfinite(turn).sum() == n * (n - 1) and np.isnan(turn.diagonal()).all()
@@ -150,7 +175,9 @@ assert (
 figure = Figure(figsize=(4.4, 3.4), layout="constrained")
 axes = figure.subplots()
 picture = axes.imshow(turn, cmap="viridis")
-axes.set(xlabel="moving subject", ylabel="fixed subject", title="when each training pair has its turn")
+axes.set(
+    xlabel="moving subject", ylabel="fixed subject", title="when each training pair has its turn"
+)
 figure.colorbar(picture, ax=axes, label="pair number")
 figure
 
@@ -163,13 +190,20 @@ figure
 # %%
 from course_utils.data.loading import PairDataset, load_subjects
 
-subjects = load_subjects((*train_subjects, *task.splits["val"], *task.splits["test"]), task.info.recipe)
+subjects = load_subjects(
+    (*train_subjects, *task.splits["val"], *task.splits["test"]), task.info.recipe
+)
 brightest = [float(nibabel.load(s.image).get_fdata().max()) for s in subjects.subjects]
 
 figure = Figure(figsize=(7, 2.4), layout="constrained")
 axes = figure.subplots()
 axes.semilogy(sorted(brightest), ".", color="#0072B2", label="as stored")
-axes.semilogy([float(subjects[s]["image"].max()) for s in subjects.subjects], "-", color="#D55E00", label="normalised")
+axes.semilogy(
+    [float(subjects[s]["image"].max()) for s in subjects.subjects],
+    "-",
+    color="#D55E00",
+    label="normalised",
+)
 axes.set(xlabel="subject, in the order of its brightest voxel", ylabel="brightest voxel")
 axes.legend(frameon=False)
 axes.spines[["top", "right"]].set_visible(False)
@@ -200,11 +234,14 @@ from course_utils.training import TrainConfig, fit
 
 STEPS = 5000 if session.profile == "full" else 300 if flat else 150
 train_pairs = PairDataset(subjects, task.pairs("train", count=10**9, seed=session.seed))
-watched = PairDataset(subjects, task.pairs("test", count=6))  # of subjects that neither train nor are judged
+watched = PairDataset(
+    subjects, task.pairs("test", count=6)
+)  # of subjects that neither train nor are judged
 
 
 def train(name, dice_weight):
-    """Train in a folder of that name: the network that did best on the watched pairs, and the curves."""
+    """Train in a folder of that name: the network that did best on the watched pairs, and the
+    curves."""
     out = session.runs / "learn2reg" / name
     shutil.rmtree(out, ignore_errors=True)
     network = NetworkSpec("voxelmorph", {"spatial_dims": len(task.info.shape)}).build(session.seed)
@@ -225,16 +262,25 @@ figure = Figure(figsize=(8.4, 2.8), layout="constrained")
 left, right = figure.subplots(1, 2)
 for name, history in histories.items():
     left.plot(history.step, history.similarity, color=COLOURS[name], linewidth=0.4, alpha=0.4)
-    left.plot(history.step, history.similarity.rolling(20, center=True).mean(), color=COLOURS[name], label=name)
+    left.plot(
+        history.step,
+        history.similarity.rolling(20, center=True).mean(),
+        color=COLOURS[name],
+        label=name,
+    )
     checked = history.dropna(subset="validation_dice")
-    right.plot(checked.step, checked.validation_dice, "o-", markersize=4, color=COLOURS[name], label=name)
+    right.plot(
+        checked.step, checked.validation_dice, "o-", markersize=4, color=COLOURS[name], label=name
+    )
 left.set(xlabel="step", ylabel="1 − NCC of the training pairs\n(and its mean over 20 steps)")
 right.set(xlabel="step", ylabel="mean Dice, watched pairs")
 for axes in (left, right):
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 for history in histories.values():
-    assert history.similarity[-30:].mean() < history.similarity[:30].mean()  # this is what healthy looks like
+    assert (
+        history.similarity[-30:].mean() < history.similarity[:30].mean()
+    )  # this is what healthy looks like
 figure
 
 # %% [markdown]
@@ -272,20 +318,30 @@ from scipy.ndimage import map_coordinates
 
 tables = {name: evaluate_submission(archive, task) for name, archive in archives.items()}
 
+# %%
 with zipfile.ZipFile(archives["NCC"]) as archive:
     u = nibabel.Nifti1Image.from_bytes(gzip.decompress(archive.read(files[0]))).get_fdata()
 fixed, moving = (nibabel.load(s.label).get_fdata() for s in (official[0].fixed, official[0].moving))
-moved = map_coordinates(moving, np.indices(fixed.shape) + np.moveaxis(u, -1, 0), order=0)  # nearest, zero outside
+moved = map_coordinates(
+    moving, np.indices(fixed.shape) + np.moveaxis(u, -1, 0), order=0
+)  # nearest, zero outside
 value, structure = next(iter(task.info.labels.items()))
-dice = 2 * ((moved == value) & (fixed == value)).sum() / ((moved == value).sum() + (fixed == value).sum())
+dice = (
+    2
+    * ((moved == value) & (fixed == value)).sum()
+    / ((moved == value).sum() + (fixed == value).sum())
+)
 
-jacobian = np.stack([np.stack(np.gradient(u[..., c]), -1) for c in range(u.shape[-1])], -2) + np.eye(u.shape[-1])
+jacobian = np.stack(
+    [np.stack(np.gradient(u[..., c]), -1) for c in range(u.shape[-1])], -2
+) + np.eye(u.shape[-1])
 inner = (slice(2, -2),) * fixed.ndim
 sdlogj = np.log(np.clip(np.linalg.det(jacobian)[inner] + 3, 1e-9, 1e9)).std()
 
 row = tables["NCC"].query("pair == @official[0].name and structure == @structure").iloc[0]
 print(
-    f"{structure}: Dice {dice:.4f} by hand, {row.dice_after:.4f}; SDlogJ {sdlogj:.4f} by hand, {row.sdlogj_learn2reg:.4f}"
+    f"{structure}: Dice {dice:.4f} by hand, {row.dice_after:.4f}; SDlogJ {sdlogj:.4f} by hand, "
+    f"{row.sdlogj_learn2reg:.4f}"
 )
 assert abs(dice - row.dice_after) < 1e-4 and abs(sdlogj - row.sdlogj_learn2reg) < 1e-4
 
@@ -315,7 +371,9 @@ def line(table, side):
     return cells | {"lost": int(overall[f"hd95_voxels_{side}"]["lost"])}
 
 
-rows = {"before": line(tables["NCC"], "before")} | {name: line(table, "after") for name, table in tables.items()}
+rows = {"before": line(tables["NCC"], "before")} | {
+    name: line(table, "after") for name, table in tables.items()
+}
 mean = {name: table.mean(numeric_only=True) for name, table in tables.items()}
 for name, of in mean.items():
     assert of.dice_after > of.dice_before + 0.05 and of.folding_percent < 0.5, name
@@ -333,20 +391,33 @@ boxes({"before": tables["NCC"], **tables}, "hd95_voxels", label="HD95 (voxels)")
 
 # %%
 comparison = {
-    c: paired_comparison(tables["NCC + labels"], tables["NCC"], c) for c in ("dice_after", "hd95_voxels_after")
+    c: paired_comparison(tables["NCC + labels"], tables["NCC"], c)
+    for c in ("dice_after", "hd95_voxels_after")
 }
 for result in comparison.values():
     print(result)
-by_structure = {name: table.groupby("structure", sort=False).dice_after.mean() for name, table in tables.items()}
+by_structure = {
+    name: table.groupby("structure", sort=False).dice_after.mean() for name, table in tables.items()
+}
 gain = (by_structure["NCC + labels"] - by_structure["NCC"]).sort_values(ascending=False)
 print(
-    f"supervision gains most in {gain.index[0]} ({gain.iloc[0]:+.3f}), least in {gain.index[-1]} ({gain.iloc[-1]:+.3f})"
+    f"supervision gains most in {gain.index[0]} ({gain.iloc[0]:+.3f}), least in {gain.index[-1]} "
+    f"({gain.iloc[-1]:+.3f})"
 )
 rougher = mean["NCC + labels"].sdlogj_learn2reg / mean["NCC"].sdlogj_learn2reg
 print(f"and its fields are {rougher:.2f} times as rough (SDlogJ)")
 dice_gain = comparison["dice_after"]
-better = "better" if dice_gain.low > 0 else "worse" if dice_gain.high < 0 else "not shown to be better or worse"
-print(f"verdict, by Dice over {dice_gain.n} pairs after {STEPS} steps: the network with labels is {better}")
+better = (
+    "better"
+    if dice_gain.low > 0
+    else "worse"
+    if dice_gain.high < 0
+    else "not shown to be better or worse"
+)
+print(
+    f"verdict, by Dice over {dice_gain.n} pairs after {STEPS} steps: the network with labels is "
+    f"{better}"
+)
 if session.dataset == "synthetic":
     assert abs(dice_gain.mean_difference) < 0.05  # little either way
 
@@ -372,15 +443,26 @@ from torch import nn
 from torch.nn import functional as F
 
 members = [*train_subjects[:20], *sorted(judged, key=lambda s: s.name)[:6]]
-LEARN, CHECK = len(members) - 6, [(len(members) - 6 + i, len(members) - 6 + (i + 1) % 6) for i in range(6)]
+LEARN, CHECK = (
+    len(members) - 6,
+    [(len(members) - 6 + i, len(members) - 6 + (i + 1) % 6) for i in range(6)],
+)
 small = (..., *(slice(0, n // 8 * 8, 2) for n in task.info.shape))
 normalised = [subjects[s]["image"][small][None].to(session.device) for s in members]
-raw = [torch.from_numpy(nibabel.load(s.image).get_fdata(dtype=np.float32))[small][None, None] for s in members]
+raw = [
+    torch.from_numpy(nibabel.load(s.image).get_fdata(dtype=np.float32))[small][None, None]
+    for s in members
+]
 raw = [image.to(session.device) for image in raw]
 label_maps = [subjects[s]["label"][small][None].to(session.device) for s in members]
+
+# %%
 DIMS = len(task.info.shape)
 assert normalised[0].shape == raw[0].shape == label_maps[0].shape
-print(f"{LEARN} subjects to learn from, {len(CHECK)} pairs of others to check on, {tuple(raw[0].shape[2:])} voxels")
+print(
+    f"{LEARN} subjects to learn from, {len(CHECK)} pairs of others to check on, "
+    f"{tuple(raw[0].shape[2:])} voxels"
+)
 
 
 def student_network():
@@ -390,7 +472,9 @@ def student_network():
     down = (conv(2, 16, 4, stride=2, padding=1), leak, conv(16, 32, 4, stride=2, padding=1), leak)
     up = (conv(32, 32, 3, padding=1), leak, wide, conv(32, 16, 3, padding=1), leak)
     last = conv(16, DIMS, 3, padding=1)
-    return nn.Sequential(*down, *up, last, nn.Upsample(scale_factor=2, mode="bilinear" if DIMS == 2 else "trilinear"))
+    return nn.Sequential(
+        *down, *up, last, nn.Upsample(scale_factor=2, mode="bilinear" if DIMS == 2 else "trilinear")
+    )
 
 
 # %%
@@ -398,17 +482,22 @@ from course_utils.losses import diffusion_loss, ncc_loss, one_hot, soft_dice_los
 
 
 def sample(image, u, units="voxels"):
-    """``image(x + u(x))``, zero outside. `grid_sample` counts from -1 to 1 across the image; ``u`` is in ``units``."""
+    """``image(x + u(x))``, zero outside. `grid_sample` counts from -1 to 1 across the image; ``u``
+    is in ``units``."""
     sizes = image.shape[2:]
     ticks = [torch.linspace(-1, 1, n, device=image.device) for n in sizes]
     identity = torch.stack(torch.meshgrid(*ticks, indexing="ij"), dim=-1)
-    scale = torch.tensor([2 / (n - 1) for n in sizes], device=image.device) if units == "voxels" else 1
+    scale = (
+        torch.tensor([2 / (n - 1) for n in sizes], device=image.device) if units == "voxels" else 1
+    )
     positions = identity + u.movedim(1, -1) * scale
     return F.grid_sample(image, positions.flip(-1), padding_mode="zeros", align_corners=True)
 
 
+# %%
 def check(network, images, units):
-    """Means over the check pairs: 1 − NCC, Dice, and the moved image's brightness relative to the moving one's."""
+    """Means over the check pairs: 1 − NCC, Dice, and the moved image's brightness relative to the
+    moving one's."""
     rows, labels = [], list(task.info.labels)
     with torch.no_grad():
         for m, f in CHECK:
@@ -418,7 +507,9 @@ def check(network, images, units):
             overlap = 1 - soft_dice_loss(maps, one_hot(label_maps[f], labels))
             bright = moved.mean() / normalised[m].mean()
             rows.append([ncc_loss(moved, normalised[f]).item(), overlap.item(), bright.item()])
-    return dict(zip(("dissimilarity", "dice", "brightness"), np.mean(rows, axis=0), strict=True)), moved[0, 0].cpu()
+    return dict(
+        zip(("dissimilarity", "dice", "brightness"), np.mean(rows, axis=0), strict=True)
+    ), moved[0, 0].cpu()
 
 
 # %%
@@ -436,7 +527,9 @@ print(f"doing nothing: 1 - NCC {apart:.3f}, Dice {nothing:.3f}")
 
 # %%
 LENGTH = 120
-RATE, BOLD = (1e-2, 2e-2) if DIMS == 2 else (3e-3, 7e-3)  # learning rates: usual, and as high as the right code stands
+RATE, BOLD = (
+    (1e-2, 2e-2) if DIMS == 2 else (3e-3, 7e-3)
+)  # learning rates: usual, and as high as the right code stands
 
 
 def attempt(images, loss, units="voxels", smoothness=0.02, learning_rate=RATE):
@@ -483,14 +576,24 @@ def score(moved, fixed):
 MISTAKES = {
     "A raw intensities": {"images": raw, "loss": ssd_loss},
     "B score for a loss": {"images": normalised, "loss": score},
-    "C voxels for half images": {"images": normalised, "loss": ssd_loss, "units": "half images", "learning_rate": BOLD},
+    "C voxels for half images": {
+        "images": normalised,
+        "loss": ssd_loss,
+        "units": "half images",
+        "learning_rate": BOLD,
+    },
 }
 failed = {name: attempt(**settings) for name, settings in MISTAKES.items()}
 
 # %%
 from matplotlib.ticker import LogLocator, NullFormatter
 
-ROWS = {"loss": "own loss", "dissimilarity": "1 − NCC (check)", "dice": "Dice (check)", "brightness": "brightness"}
+ROWS = {
+    "loss": "own loss",
+    "dissimilarity": "1 − NCC (check)",
+    "dice": "Dice (check)",
+    "brightness": "brightness",
+}
 IDLE = {"dissimilarity": apart, "dice": nothing, "brightness": 1.0}
 LIMITS = {"dissimilarity": (0.3, 1.05), "dice": (-0.03, 0.8), "brightness": (-0.05, 1.3)}
 
@@ -503,7 +606,14 @@ def draw(runs, colour):
     for column, (name, (curves, _)) in enumerate(runs.items()):
         for axes, (key, text) in zip(grid_of_axes[:, column], ROWS.items(), strict=True):
             points = curves.dropna(subset=key)
-            axes.plot(points.step, points[key], "-" if key == "loss" else "o-", color=colour, markersize=3, linewidth=1)
+            axes.plot(
+                points.step,
+                points[key],
+                "-" if key == "loss" else "o-",
+                color=colour,
+                markersize=3,
+                linewidth=1,
+            )
             if key == "loss":
                 axes.set(yscale="log", title=name)
                 subs = (1,) if points[key].max() > 1000 * points[key].min() else (1, 2, 5)
@@ -519,6 +629,7 @@ def draw(runs, colour):
     return figure
 
 
+# %%
 draw(failed, "#D55E00")
 
 # %%
@@ -532,7 +643,10 @@ panel(shown, columns=5, limits=(0, 1), title="the moved image of one pair that i
 # %%
 summary = pd.DataFrame(
     {
-        name: {"dice before": nothing, **curves.dropna().iloc[-1][["dice", "brightness", "dissimilarity"]]}
+        name: {
+            "dice before": nothing,
+            **curves.dropna().iloc[-1][["dice", "brightness", "dissimilarity"]],
+        }
         for name, (curves, _) in failed.items()
     }
 ).T
@@ -555,7 +669,8 @@ away = torch.full((1, DIMS, *raw[m].shape[2:]), 1000.0, device=session.device, r
 black = sample(normalised[m], away)
 ssd_loss(black, normalised[f]).backward()
 print(
-    f"a field that points out of the image: brightness {black.mean().item():.1f}, largest gradient {away.grad.abs().max().item():.1f}"
+    f"a field that points out of the image: brightness {black.mean().item():.1f}, largest gradient "
+    f"{away.grad.abs().max().item():.1f}"
 )
 assert black.abs().max() == 0 and away.grad.abs().max() == 0
 
@@ -563,8 +678,13 @@ order = sorted(range(len(members)), key=lambda i: float(raw[i].max()))
 dark, bright = order[0], order[-1]
 prices = pd.DataFrame(
     {
-        "do nothing": {k: ssd_loss(i[bright], i[dark]).item() for k, i in (("raw", raw), ("normalised", normalised))},
-        "all black": {k: i[dark].square().mean().item() for k, i in (("raw", raw), ("normalised", normalised))},
+        "do nothing": {
+            k: ssd_loss(i[bright], i[dark]).item()
+            for k, i in (("raw", raw), ("normalised", normalised))
+        },
+        "all black": {
+            k: i[dark].square().mean().item() for k, i in (("raw", raw), ("normalised", normalised))
+        },
     }
 )
 if session.dataset in ("synthetic", "hippocampus"):
@@ -616,7 +736,8 @@ assert list(found.values()) == ["intensities", "the sign", "steps too large"]
 # %%
 CURES = {
     "A normalised": MISTAKES["A raw intensities"] | {"images": normalised},
-    "B 1 − score": MISTAKES["B score for a loss"] | {"loss": lambda moved, fixed: 1 - score(moved, fixed)},
+    "B 1 − score": MISTAKES["B score for a loss"]
+    | {"loss": lambda moved, fixed: 1 - score(moved, fixed)},
     "C voxels to half images": MISTAKES["C voxels for half images"] | {"units": "voxels"},
 }
 cured = {name: attempt(**settings) for name, settings in CURES.items()}
@@ -627,7 +748,10 @@ for (mistake, (wrong, _)), (name, (right, _)) in zip(failed.items(), cured.items
     after = right.dice.dropna().iloc[-1]
     assert diagnose(right) == "healthy", name
     assert after > nothing + 0.01 and 0.8 < right.dropna().brightness.iloc[-1] < 1.2, name
-    print(f"{mistake}: Dice {wrong.dice.dropna().iloc[-1]:.3f}; {name}: {after:.3f} ({nothing:.3f} before)")
+    print(
+        f"{mistake}: Dice {wrong.dice.dropna().iloc[-1]:.3f}; {name}: {after:.3f} ({nothing:.3f} "
+        "before)"
+    )
 
 # %% [markdown]
 # A few dozen steps of a small network are no registration to be proud of, but every one of them now goes the right way.
@@ -657,12 +781,23 @@ moved = sample(normalised[m], one)
 
 def first_field(images):
     torch.manual_seed(session.seed)
-    return student_network().to(session.device)(torch.cat([images[bright], images[dark]], dim=1)).abs().max().item()
+    return (
+        student_network()
+        .to(session.device)(torch.cat([images[bright], images[dark]], dim=1))
+        .abs()
+        .max()
+        .item()
+    )
 
 
+# %%
 checks = {
-    "a zero field moves nothing": torch.allclose(sample(normalised[m], zero), normalised[m], atol=1e-4),
-    "a displacement of 1 moves by one voxel": torch.allclose(moved[:, :, :-1], normalised[m][:, :, 1:], atol=1e-3),
+    "a zero field moves nothing": torch.allclose(
+        sample(normalised[m], zero), normalised[m], atol=1e-4
+    ),
+    "a displacement of 1 moves by one voxel": torch.allclose(
+        moved[:, :, :-1], normalised[m][:, :, 1:], atol=1e-3
+    ),
     "the loss is lowest for equal images": ncc_loss(normalised[f], normalised[f])
     < ncc_loss(normalised[m], normalised[f]),
     "all images have one range": max(i.max().item() for i in normalised) <= 1
@@ -688,14 +823,19 @@ from typer.main import get_command
 from course_utils.commands.app import app
 
 commands = {
-    "train on the folder": "train --dataset learn2reg --data-root HippocampusMR --dice-weight 1 --minutes 15 --out runs/l2r",
-    "write the submission": "learn2reg --data-root HippocampusMR --model runs/l2r/best.pt --out submission.zip",
-    "measure it": "learn2reg --data-root HippocampusMR --evaluate submission.zip --out submission.csv",
+    "train on the folder": "train --dataset learn2reg --data-root HippocampusMR --dice-weight 1 "
+    "--minutes 15 --out runs/l2r",
+    "write the submission": "learn2reg --data-root HippocampusMR --model runs/l2r/best.pt --out "
+    "submission.zip",
+    "measure it": "learn2reg --data-root HippocampusMR --evaluate submission.zip --out "
+    "submission.csv",
     "export the network": "export --model runs/l2r/best.pt --format bundle --out runs/l2r/bundle",
 }
 for what, command in commands.items():
     name, *arguments = command.split()
-    get_command(app).get_command(None, name).make_context(name, arguments)  # an error where it takes no such options
+    get_command(app).get_command(None, name).make_context(
+        name, arguments
+    )  # an error where it takes no such options
     print(f"# {what}\npython -m course_utils {command}\n")
 
 # %% [markdown]

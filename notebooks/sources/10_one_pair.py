@@ -16,16 +16,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/10_one_pair.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -53,8 +54,14 @@ train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**9, seed=sess
 val_pairs = PairDataset(subjects, cohort.pairs("val", count=2))
 test_pairs = PairDataset(subjects, cohort.pairs("test", count=3 if quick else 50), truth=known)
 pair = test_pairs[0]
-moving, fixed = pair["moving"][None].to(session.device), pair["fixed"][None].to(session.device)  # (1, 1, D, H, W)
-print(f"{len(test_pairs)} pairs of {tuple(moving.shape[2:])} voxels; the one we look at: {pair['name']}")
+moving, fixed = (
+    pair["moving"][None].to(session.device),
+    pair["fixed"][None].to(session.device),
+)  # (1, 1, D, H, W)
+print(
+    f"{len(test_pairs)} pairs of {tuple(moving.shape[2:])} voxels; the one we look at: "
+    f"{pair['name']}"
+)
 assert moving.ndim == 5, "this page is about volumes: choose a 3-D data set"
 
 # %% [markdown]
@@ -100,9 +107,12 @@ from course_utils.losses import diffusion_loss, ncc_loss
 
 
 def descend(start, steps, factor=1, rate=0.4, smoothness=1.0, moving=moving):
-    """Adam on a velocity (1, 3, d, h, w), on images made smaller by a factor; the losses on the way."""
+    """Adam on a velocity (1, 3, d, h, w), on images made smaller by a factor; the losses on the
+    way."""
     shape = [n // factor for n in moving.shape[2:]]
-    small = [torch.nn.functional.interpolate(image, size=shape, mode="area") for image in (moving, fixed)]
+    small = [
+        torch.nn.functional.interpolate(image, size=shape, mode="area") for image in (moving, fixed)
+    ]
     velocity = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([velocity], rate, betas=(0.9, 0.99), eps=0.1)
     curve = []
@@ -110,13 +120,18 @@ def descend(start, steps, factor=1, rate=0.4, smoothness=1.0, moving=moving):
         moved = warp(small[0], resize(integrate(velocity), shape))
         loss = ncc_loss(moved, small[1]) + smoothness * diffusion_loss(velocity)
         optimizer.zero_grad()
-        (loss * velocity[0, 0].numel()).backward()  # of the order of one for every voxel of the velocity
+        (
+            loss * velocity[0, 0].numel()
+        ).backward()  # of the order of one for every voxel of the velocity
         optimizer.step()
         curve.append(loss.item())
     return velocity.detach(), curve
 
 
-quarter = [n // 4 for n in moving.shape[2:]]  # the velocity is smooth: a quarter of the resolution is enough
+# %%
+quarter = [
+    n // 4 for n in moving.shape[2:]
+]  # the velocity is smooth: a quarter of the resolution is enough
 still = torch.zeros(1, 3, *quarter, device=session.device)
 with torch.no_grad():
     begun = resize(network(moving, fixed).velocity, quarter)  # (1, 3, 12, 16, 12)
@@ -136,7 +151,9 @@ axes.set(xlabel="step on this pair", ylabel="NCC loss + smoothness")
 axes.legend(frameon=False)
 axes.spines[["top", "right"]].set_visible(False)
 assert from_network[0] < from_zero[0] and from_network[-1] < from_network[0]
-assert max(careless) > careless[0] + 0.02 > max(from_network) + 0.01  # what the fast steps throw away
+assert (
+    max(careless) > careless[0] + 0.02 > max(from_network) + 0.01
+)  # what the fast steps throw away
 reached = next((step for step, loss in enumerate(from_zero) if loss < from_network[0]), None)
 print(f"from zero, the loss passes the network's answer after {reached} steps")
 figure
@@ -156,7 +173,11 @@ figure
 # %%
 import time
 
-far = warp(moving, torch.full((1, 3, *moving.shape[2:]), 5 / 3**0.5, device=session.device), padding="zeros")
+far = warp(
+    moving,
+    torch.full((1, 3, *moving.shape[2:]), 5 / 3**0.5, device=session.device),
+    padding="zeros",
+)
 
 
 def timed(function):
@@ -184,7 +205,8 @@ def ncc_of(velocity):
 
 print(f"before {ncc_of(still):.3f}")
 print(
-    f"finest level only {ncc_of(fine):.3f} in {seconds_fine:.1f} s, pyramid {ncc_of(coarse_to_fine):.3f} in {seconds_pyramid:.1f} s"
+    f"finest level only {ncc_of(fine):.3f} in {seconds_fine:.1f} s, pyramid "
+    f"{ncc_of(coarse_to_fine):.3f} in {seconds_pyramid:.1f} s"
 )
 assert ncc_of(coarse_to_fine) > ncc_of(fine) - 0.01 and ncc_of(fine) > ncc_of(still)
 
@@ -210,7 +232,9 @@ from course_utils.scans import affine
 angle = np.deg2rad(14)
 pose = np.eye(4)  # millimetres to millimetres, about the grid's first voxel
 pose[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-pose[:3, 3] = np.array(moving.shape[2:]) * spacing / 2 - pose[:3, :3] @ (np.array(moving.shape[2:]) * spacing / 2)
+pose[:3, 3] = np.array(moving.shape[2:]) * spacing / 2 - pose[:3, :3] @ (
+    np.array(moving.shape[2:]) * spacing / 2
+)
 pose[:3, 3] += np.array([3, -4, 2]) * spacing
 
 grid = Grid(tuple(moving.shape[2:]), np.diag([*spacing, 1.0]))
@@ -219,11 +243,15 @@ grid = Grid(tuple(moving.shape[2:]), np.diag([*spacing, 1.0]))
 def as_field(millimetres):
     """The displacement in voxels of an affine map of millimetres: (1, 3, D, H, W)."""
     voxels = np.linalg.inv(grid.affine) @ millimetres @ grid.affine
-    return affine_to_field(torch.tensor(voxels[None, :3], dtype=torch.float32, device=session.device), grid.shape)
+    return affine_to_field(
+        torch.tensor(voxels[None, :3], dtype=torch.float32, device=session.device), grid.shape
+    )
 
 
 posed = warp(moving, as_field(pose), padding="zeros")
-posed_label = warp(pair["moving_label"][None].to(session.device), as_field(pose), mode="nearest", padding="zeros")
+posed_label = warp(
+    pair["moving_label"][None].to(session.device), as_field(pose), mode="nearest", padding="zeros"
+)
 
 # %% [markdown]
 # `affine.align` finds twelve numbers: three of translation, three of rotation, six of stretch and shear. It begins at three
@@ -266,7 +294,9 @@ gain = {name: mean_dice(field) for name, field in fields.items()}
 for name, value in gain.items():
     print(f"{name:<18} Dice {value:.3f}")
 assert gain["affine"] > gain["as it lies"] + 0.1
-assert gain["affine, network"] > gain["network"] and gain["affine, optimised"] > gain["affine"] + 0.05
+assert (
+    gain["affine, network"] > gain["network"] and gain["affine, optimised"] > gain["affine"] + 0.05
+)
 assert gain["affine, optimised"] > gain["optimised"] - 0.01
 
 # %%
@@ -317,7 +347,9 @@ def demons(moving, fixed):
         field = sitk.Resample(field, level[0])
         field.CopyInformation(level[0])
         field = method.Execute(*level, field)
-    field = sitk.GetArrayFromImage(sitk.Resample(field, images[0]))[..., ::-1]  # (D, H, W, 3), array axes
+    field = sitk.GetArrayFromImage(sitk.Resample(field, images[0]))[
+        ..., ::-1
+    ]  # (D, H, W, 3), array axes
     return SimpleNamespace(displacement=torch.from_numpy(field.copy()).float().movedim(-1, 0)[None])
 
 
@@ -328,30 +360,47 @@ import nibabel as nib
 
 
 def syn(moving, fixed):
-    """ANTs' SyN with local correlation, three levels; affine and deformation composed to one field."""
+    """ANTs' SyN with local correlation, three levels; affine and deformation composed to one
+    field."""
     import ants
 
     images = [ants.from_numpy(image[0, 0].cpu().numpy()) for image in (fixed, moving)]
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"syn_metric": "CC", "syn_sampling": 2, "reg_iterations": (40, 20, 10), "random_seed": 1}
-        maps = ants.registration(*images, "SyN", outprefix=f"{folder}/", **settings)["fwdtransforms"]
+        settings = {
+            "syn_metric": "CC",
+            "syn_sampling": 2,
+            "reg_iterations": (40, 20, 10),
+            "random_seed": 1,
+        }
+        maps = ants.registration(*images, "SyN", outprefix=f"{folder}/", **settings)[
+            "fwdtransforms"
+        ]
         composed = ants.apply_transforms(*images, maps, compose=f"{folder}/")
-        vectors = nib.load(composed).get_fdata()[:, :, :, 0]  # (D, H, W, 3) mm; voxels here have 1 mm
+        vectors = nib.load(composed).get_fdata()[
+            :, :, :, 0
+        ]  # (D, H, W, 3) mm; voxels here have 1 mm
     return SimpleNamespace(displacement=torch.from_numpy(vectors).float().movedim(-1, 0)[None])
 
 
+# %%
 methods_of = {"SimpleITK": ("demons (SimpleITK)", demons), "ants": ("SyN (ANTs)", syn)}
 peers = dict(methods_of[package] for package in methods_of if importlib.util.find_spec(package))
 print("peers:", ", ".join(peers) or "none")
 for package, (name, _) in methods_of.items():
     if name not in peers:
-        print(f"{name} is not installed, so its rows are missing: pip install {package.replace('ants', 'antspyx')}")
+        print(
+            f"{name} is not installed, so its rows are missing: pip install "
+            f"{package.replace('ants', 'antspyx')}"
+        )
 
 # %% [markdown]
 # Is the bridge right? Ask each peer for a known translation of two voxels along the first axis, and look at the sign and the axis.
 
 # %%
-ramp = warp(moving, torch.tensor([2.0, 0, 0], device=session.device).view(1, 3, 1, 1, 1).expand(1, 3, *grid.shape))
+ramp = warp(
+    moving,
+    torch.tensor([2.0, 0, 0], device=session.device).view(1, 3, 1, 1, 1).expand(1, 3, *grid.shape),
+)
 for name, method in peers.items():
     field = method(moving, ramp).displacement[0]
     inside = pair["moving_label"][0] > 0
@@ -384,7 +433,8 @@ methods = {
     **peers,
 }
 tables = {
-    name: evaluate(method, test_pairs, labels, spacing, device=session.device) for name, method in methods.items()
+    name: evaluate(method, test_pairs, labels, spacing, device=session.device)
+    for name, method in methods.items()
 }
 
 # %%
@@ -392,13 +442,24 @@ import pandas as pd
 
 from course_utils.evaluation import summarise
 
-measures = ["dice_after", "hd95_mm_after", *(["tre_mm_after"] if known else []), "folding_percent", "sdlogj", "seconds"]
+measures = [
+    "dice_after",
+    "hd95_mm_after",
+    *(["tre_mm_after"] if known else []),
+    "folding_percent",
+    "sdlogj",
+    "seconds",
+]
 overview = pd.DataFrame(
-    {name: summarise(table).loc["overall"].xs("mean", level=1)[measures] for name, table in tables.items()}
+    {
+        name: summarise(table).loc["overall"].xs("mean", level=1)[measures]
+        for name, table in tables.items()
+    }
 ).T
 before = summarise(tables["affine"]).loc["overall"].xs("mean", level=1)
 overview.loc["before"] = [
-    before.get(measure.replace("after", "before"), 0) if "after" in measure else 0 for measure in measures
+    before.get(measure.replace("after", "before"), 0) if "after" in measure else 0
+    for measure in measures
 ]
 overview = overview.sort_values("dice_after")
 overview.round(3)
@@ -415,14 +476,22 @@ figure = Figure(figsize=(8, 3.2), layout="constrained")
 panels = figure.subplots(1, 2, sharey=True)
 ranked = overview.drop("before")
 colours = ["#D55E00" if name in peers else "#0072B2" for name in ranked.index]
-for axes, measure, name in zip(panels, ["dice_after", "seconds"], ["mean Dice", "seconds a pair"], strict=True):
+for axes, measure, name in zip(
+    panels, ["dice_after", "seconds"], ["mean Dice", "seconds a pair"], strict=True
+):
     axes.scatter(ranked[measure], range(len(ranked)), c=colours)
     axes.set_xlabel(f"{name}, {len(test_pairs)} pairs")
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 panels[0].set_yticks(range(len(ranked)), ranked.index)
 panels[0].axvline(score["before"], color="#777777", linestyle="--", linewidth=1)
-panels[0].annotate("before", (score["before"], len(ranked) - 1), (4, 0), textcoords="offset points", color="#777777")
+panels[0].annotate(
+    "before",
+    (score["before"], len(ranked) - 1),
+    (4, 0),
+    textcoords="offset points",
+    color="#777777",
+)
 panels[1].set_xscale("log")
 figure
 
@@ -447,9 +516,14 @@ from course_utils.fields import jacobian_determinant
 from course_utils.plotting import jacobian
 
 with torch.no_grad():
-    maps = {name: methods[name](moving, fixed).displacement for name in ("network", "network, optimised", *peers)}
+    maps = {
+        name: methods[name](moving, fixed).displacement
+        for name in ("network", "network, optimised", *peers)
+    }
 jacobian(
-    {name: jacobian_determinant(field.float())[0, 0].cpu() for name, field in maps.items()}, axis=2, spacing=spacing
+    {name: jacobian_determinant(field.float())[0, 0].cpu() for name, field in maps.items()},
+    axis=2,
+    spacing=spacing,
 )
 
 # %% [markdown]

@@ -13,16 +13,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/11_your_own_scans.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -62,21 +63,36 @@ make_cohort(root / "synthetic", subjects=12, spacing=2.5)
 patient_a, patient_b = load_cohort("synthetic", root).subjects[:2]
 
 
+# %%
 def scanned(path, size, spacing, tilt, interpolator=sitk.sitkLinear):
-    """What a scanner with these voxels, tilted about the left-right axis and shifted, would have stored."""
+    """What a scanner with these voxels, tilted about the left-right axis and shifted, would have
+    stored."""
     image = sitk.ReadImage(str(path))
     c, s = np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt))
     direction = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-    centre = np.array(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
+    centre = np.array(
+        image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    )
     origin = centre - direction @ ((np.array(size) - 1) / 2 * spacing)
     return sitk.Resample(
-        image, size, sitk.Transform(), interpolator, origin, spacing, direction.ravel(), 0.0, sitk.sitkInt16
+        image,
+        size,
+        sitk.Transform(),
+        interpolator,
+        origin,
+        spacing,
+        direction.ravel(),
+        0.0,
+        sitk.sitkInt16,
     )
 
 
+# %%
 series = scanned(patient_a.image, (72, 88, 36), (2.4, 2.4, 5.0), tilt=9)
 other = scanned(patient_b.image, (64, 80, 64), (2.7, 2.6, 2.8), tilt=0)
-other_label = scanned(patient_b.label, (64, 80, 64), (2.7, 2.6, 2.8), tilt=0, interpolator=sitk.sitkNearestNeighbor)
+other_label = scanned(
+    patient_b.label, (64, 80, 64), (2.7, 2.6, 2.8), tilt=0, interpolator=sitk.sitkNearestNeighbor
+)
 
 # %% [markdown]
 # Patient A becomes a DICOM series. A real one has a hundred more tags; these are what a reader needs to put the slices back in
@@ -85,6 +101,7 @@ other_label = scanned(patient_b.label, (64, 80, 64), (2.7, 2.6, 2.8), tilt=0, in
 # %%
 import shutil
 
+# %%
 dicom = folder / "patient_a"
 shutil.rmtree(dicom, ignore_errors=True)
 dicom.mkdir()
@@ -102,12 +119,16 @@ for number in range(series.GetDepth()):
         "0008|0018": f"1.2.826.0.1.3680043.2.1125.1.1.{number + 1}",
         "0020|0013": str(number + 1),
         "0018|0050": f"{series.GetSpacing()[2]:.3f}",
-        "0020|0032": "\\".join(f"{x:.6f}" for x in series.TransformIndexToPhysicalPoint((0, 0, number))),
+        "0020|0032": "\\".join(
+            f"{x:.6f}" for x in series.TransformIndexToPhysicalPoint((0, 0, number))
+        ),
         "0020|0037": "\\".join(f"{x:.6f}" for x in rows_and_columns),
     }
     for tag, value in tags.items():
         slice_.SetMetaData(tag, value)
-    writer.SetFileName(str(dicom / f"{(number * 7) % series.GetDepth():03d}.dcm"))  # names in no order, as they come
+    writer.SetFileName(
+        str(dicom / f"{(number * 7) % series.GetDepth():03d}.dcm")
+    )  # names in no order, as they come
     writer.Execute(slice_)
 print(f"{len(list(dicom.iterdir()))} files")
 
@@ -143,14 +164,18 @@ assert (sitk.GetArrayFromImage(scan) == sitk.GetArrayFromImage(series)).all()
 # %%
 files = sorted(dicom.iterdir())
 headers = [sitk.ReadImage(str(path)) for path in files]
-corners = np.array([header.GetOrigin() for header in headers])  # (slices, 3) mm, of each slice's first voxel
+corners = np.array(
+    [header.GetOrigin() for header in headers]
+)  # (slices, 3) mm, of each slice's first voxel
 normal = np.array(headers[0].GetDirection()).reshape(3, 3)[:, 2]
 order = np.argsort(corners @ normal)
 
 between = np.diff(corners[order], axis=0)  # (slices - 1, 3) mm
 steps = between @ normal
 sideways = np.linalg.norm(between - np.outer(steps, normal), axis=1)
-print(f"steps of {steps.min():.3f} to {steps.max():.3f} mm; sideways {sideways.max():.3f} mm at most")
+print(
+    f"steps of {steps.min():.3f} to {steps.max():.3f} mm; sideways {sideways.max():.3f} mm at most"
+)
 assert np.allclose(steps, 5.0, atol=1e-3) and sideways.max() < 1e-3
 
 # %% [markdown]
@@ -162,7 +187,8 @@ shutil.rmtree(gap, ignore_errors=True)
 shutil.copytree(dicom, gap)
 (gap / files[order[18]].name).unlink()
 
-sitk.ProcessObject.GlobalWarningDisplayOff()  # it mutters a warning, and hands out the volume all the same
+# it mutters a warning, and hands out the volume all the same
+sitk.ProcessObject.GlobalWarningDisplayOff()
 reader = sitk.ImageSeriesReader()
 reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(gap)))
 shorter = reader.Execute()
@@ -170,7 +196,8 @@ left = np.delete(corners[order], 18, axis=0)
 claimed = [shorter.TransformIndexToPhysicalPoint((0, 0, k)) for k in range(shorter.GetDepth())]
 off = np.linalg.norm(left - claimed, axis=1)
 print(
-    f"{shorter.GetDepth()} slices of {shorter.GetSpacing()[2]:.3f} mm, which lie up to {off.max():.1f} mm beside their place"
+    f"{shorter.GetDepth()} slices of {shorter.GetSpacing()[2]:.3f} mm, which lie up to "
+    f"{off.max():.1f} mm beside their place"
 )
 assert off.max() > 2 and shorter.GetSpacing()[2] > 5.1
 
@@ -193,7 +220,9 @@ def as_the_colleague(image, path):
     sitk.WriteImage(image, str(path))
     volume = nib.load(path)
     want = nib.orientations.axcodes2ornt("PIR")
-    volume = volume.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(volume.affine), want))
+    volume = volume.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(volume.affine), want)
+    )
     affine = volume.affine.copy()
     affine[:3, 3] += [25, -15, 10]
     array = np.asarray(volume.dataobj)
@@ -230,7 +259,10 @@ def facts(volume):
     }
 
 
-print(f"of the fixed scan's field of view, {overlap(moving.grid, fixed.grid):.0%} lies inside the moving one's")
+print(
+    f"of the fixed scan's field of view, {overlap(moving.grid, fixed.grid):.0%} lies inside the "
+    "moving one's"
+)
 pd.DataFrame({"fixed: patient A": facts(fixed), "moving: patient B": facts(moving)})
 
 # %% [markdown]
@@ -265,7 +297,9 @@ panel(
 # `--no-model` a trained network gives the start.
 
 # %%
-files = {name: folder / f"{name}.nii.gz" for name in ("moved", "warp", "inverse_warp", "moved_label")}
+files = {
+    name: folder / f"{name}.nii.gz" for name in ("moved", "warp", "inverse_warp", "moved_label")
+}
 command = [sys.executable, "-m", "course_utils", "register", "--no-model"]
 command += ["--moving", moving_file, "--fixed", fixed_file, "--moving-label", label_file]
 for name, file in files.items():
@@ -302,8 +336,12 @@ from course_utils.data.resampling import sample
 from course_utils.metrics import dice
 from course_utils.scans.transform import Transform
 
-truth = scanned(patient_a.label, (72, 88, 36), (2.4, 2.4, 5.0), tilt=9, interpolator=sitk.sitkNearestNeighbor)
-truth = torch.from_numpy(sitk.GetArrayFromImage(truth).transpose(2, 1, 0).astype(np.uint8))[None, None]
+truth = scanned(
+    patient_a.label, (72, 88, 36), (2.4, 2.4, 5.0), tilt=9, interpolator=sitk.sitkNearestNeighbor
+)
+truth = torch.from_numpy(sitk.GetArrayFromImage(truth).transpose(2, 1, 0).astype(np.uint8))[
+    None, None
+]
 label = nib.load(label_file)
 
 
@@ -311,14 +349,19 @@ def mean_dice(values):
     return dice(torch.as_tensor(values)[None, None], truth, range(1, 11)).nanmean().item()
 
 
+# %%
 placed = nib.load(files["moved_label"])
 flip = nib.orientations.ornt_transform(
     nib.io_orientation(placed.affine), nib.io_orientation(nib.load(fixed_file).affine)
 )
 assert (flip == [[0, 1], [1, 1], [2, 1]]).all()  # the same array as patient A's
 as_headers_say = Transform(fixed.grid, torch.zeros(1, 3, *fixed.grid.shape), np.eye(4), np.eye(4))
-placement = as_headers_say.between(fixed.grid, moving.grid)  # (1, 3, X, Y, Z), voxels of the moving scan
-still = sample(torch.from_numpy(np.asarray(label.dataobj).copy())[None, None], placement, mode="nearest")[0, 0]
+placement = as_headers_say.between(
+    fixed.grid, moving.grid
+)  # (1, 3, X, Y, Z), voxels of the moving scan
+still = sample(
+    torch.from_numpy(np.asarray(label.dataobj).copy())[None, None], placement, mode="nearest"
+)[0, 0]
 after = mean_dice(np.asarray(placed.dataobj).astype(np.uint8))
 print(f"Dice of ten structures: {mean_dice(still):.3f} -> {after:.3f}")
 assert after > 0.6 and after > mean_dice(still) + 0.2
@@ -338,8 +381,17 @@ images = [image / np.percentile(image, 99.5) for image in images]
 
 def blended(position, blend):
     """An axial slice: 0 shows the fixed scan, 1 the moved one."""
-    mixed = {f"{1 - blend:.0%} fixed, {blend:.0%} moved": (1 - blend) * images[0] + blend * images[1]}
-    return panel(mixed, axis=2, at=position, spacing=fixed.grid.spacing, orientation=orientation, limits=(0, 1))
+    mixed = {
+        f"{1 - blend:.0%} fixed, {blend:.0%} moved": (1 - blend) * images[0] + blend * images[1]
+    }
+    return panel(
+        mixed,
+        axis=2,
+        at=position,
+        spacing=fixed.grid.spacing,
+        orientation=orientation,
+        limits=(0, 1),
+    )
 
 
 middle = fixed.grid.shape[2] // 2
@@ -364,7 +416,10 @@ if importlib.util.find_spec("ipyniivue"):
     )
     display(viewer)
 else:
-    print("ipyniivue is not installed: open the two files in 3D Slicer, ITK-SNAP or niivue.com instead")
+    print(
+        "ipyniivue is not installed: open the two files in 3D Slicer, ITK-SNAP or niivue.com "
+        "instead"
+    )
 
 # %% [markdown]
 # ## Does other software agree?
@@ -378,13 +433,18 @@ else:
 field = sitk.ReadImage(str(files["warp"]), sitk.sitkVectorFloat64)
 transform = sitk.DisplacementFieldTransform(field)
 theirs = sitk.Resample(
-    sitk.ReadImage(str(moving_file), sitk.sitkFloat32), sitk.ReadImage(str(fixed_file)), transform, sitk.sitkLinear, 0.0
+    sitk.ReadImage(str(moving_file), sitk.sitkFloat32),
+    sitk.ReadImage(str(fixed_file)),
+    transform,
+    sitk.sitkLinear,
+    0.0,
 )
 theirs = sitk.GetArrayFromImage(theirs).transpose(2, 1, 0)  # SimpleITK's arrays are (z, y, x)
 difference = np.abs(theirs - moved.get_fdata())
 share = difference.mean() / np.ptp(moving.data.numpy())
 print(
-    f"mean difference {share:.4%} of the range, largest {difference.max():.2f} grey values (ours are rounded to {moved.get_data_dtype()})"
+    f"mean difference {share:.4%} of the range, largest {difference.max():.2f} grey values (ours "
+    f"are rounded to {moved.get_data_dtype()})"
 )
 assert share < 0.005
 
@@ -393,15 +453,25 @@ assert share < 0.005
 # field brings it back.
 
 # %%
-back = sitk.DisplacementFieldTransform(sitk.ReadImage(str(files["inverse_warp"]), sitk.sitkVectorFloat64))
-field = sitk.ReadImage(str(files["warp"]), sitk.sitkVectorFloat64)  # a transform takes its field away from the image
+back = sitk.DisplacementFieldTransform(
+    sitk.ReadImage(str(files["inverse_warp"]), sitk.sitkVectorFloat64)
+)
+field = sitk.ReadImage(
+    str(files["warp"]), sitk.sitkVectorFloat64
+)  # a transform takes its field away from the image
 there = sitk.DisplacementFieldTransform(field)
 inside = np.argwhere(truth[0, 0].numpy() > 0)[::997]
 points = [fixed.grid.affine[:3, :3] @ voxel + fixed.grid.affine[:3, 3] for voxel in inside]
 points = [tuple(point * [-1, -1, 1]) for point in points]  # RAS to ITK's LPS
 moved_by = [np.linalg.norm(np.subtract(there.TransformPoint(point), point)) for point in points]
-error = [np.linalg.norm(np.subtract(back.TransformPoint(there.TransformPoint(point)), point)) for point in points]
-print(f"{len(points)} points are sent {np.mean(moved_by):.1f} mm away and come back {np.mean(error):.2f} mm from home")
+error = [
+    np.linalg.norm(np.subtract(back.TransformPoint(there.TransformPoint(point)), point))
+    for point in points
+]
+print(
+    f"{len(points)} points are sent {np.mean(moved_by):.1f} mm away and come back "
+    f"{np.mean(error):.2f} mm from home"
+)
 assert np.mean(error) < 0.5 < np.mean(moved_by)
 
 # %% [markdown]

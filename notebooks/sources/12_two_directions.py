@@ -16,16 +16,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/12_two_directions.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -50,7 +51,9 @@ if real:
     cohort = load_cohort("oasis2d")
 else:
     root = session.data_root / "slices"
-    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)  # that of notebook 00
+    make_cohort(
+        root / "synthetic", subjects=60, dimensions=2, seed=session.seed
+    )  # that of notebook 00
     cohort = load_cohort("synthetic", root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 labels, spacing = dict(cohort.info.labels), list(cohort.info.spacing)
@@ -59,7 +62,9 @@ val_pairs = PairDataset(subjects, cohort.distinct_pairs("val", 4))
 test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 20))
 item = test_pairs[0]
 moving, fixed = item["moving"][None], item["fixed"][None]  # (1, 1, H, W)
-print(f"{cohort.info.name}: {tuple(moving.shape[2:])} pixels, {len(test_pairs)} pairs to measure on")
+print(
+    f"{cohort.info.name}: {tuple(moving.shape[2:])} pixels, {len(test_pairs)} pairs to measure on"
+)
 
 # %%
 from course_utils.plotting import panel
@@ -174,7 +179,10 @@ full = pair_objective("ncc", smoothness=1.0)
 batch = {"moving": moving, "fixed": fixed}
 with torch.no_grad():
     by_hand, tested = inverse_too(found, moving, fixed), InverseToo(full)(one_way, batch).loss
-print(f"by hand {by_hand:.4f}, InverseToo {tested:.4f}, one direction alone {full(one_way, batch).loss:.4f}")
+print(
+    f"by hand {by_hand:.4f}, InverseToo {tested:.4f}, one direction alone "
+    f"{full(one_way, batch).loss:.4f}"
+)
 assert abs(by_hand - tested) < 0.01
 
 # %% [markdown]
@@ -227,7 +235,9 @@ with torch.no_grad():
     there, back = antisymmetric(g, moving, fixed), antisymmetric(g, fixed, moving)
 print(f"random weights, as they are:    {contradiction:.3f} pixel from home")
 itself = length(antisymmetric(g, fixed, fixed))
-print(f"random weights, antisymmetric:  {length(compose(there, back)):.3f} pixel, itself {itself:.3f}")
+print(
+    f"random weights, antisymmetric:  {length(compose(there, back)):.3f} pixel, itself {itself:.3f}"
+)
 assert length(compose(there, back)) < 0.1 * contradiction and itself == 0
 
 # %% [markdown]
@@ -256,7 +266,10 @@ from course_utils.consistency import consistency
 from course_utils.evaluation import evaluate, summarise
 
 tables = {name: evaluate(model, test_pairs, labels, spacing) for name, model in methods.items()}
-sanity = {name: consistency(model, (test_pairs[n] for n in range(len(test_pairs)))) for name, model in methods.items()}
+sanity = {
+    name: consistency(model, (test_pairs[n] for n in range(len(test_pairs))))
+    for name, model in methods.items()
+}
 rows = {}
 for name in methods:
     mean = summarise(tables[name]).loc["overall"].xs("mean", level=1)
@@ -271,11 +284,16 @@ print(f"before: Dice {mean['dice_before']:.3f}")
 overview.round(3)
 
 # %%
-swap, itself, overlap = (overview[c] for c in ("there and back, pixels", "to itself, pixels", "Dice"))
+swap, itself, overlap = (
+    overview[c] for c in ("there and back, pixels", "to itself, pixels", "Dice")
+)
 assert swap["antisymmetric"] < 0.1 and itself["antisymmetric"] < 1e-4
 assert swap["inverse too"] > 0.3 * swap["one way"]  # the loss alone does not get there
 assert max(swap["ICON"], swap["GradICON"]) < 0.7 * swap["one way"]
-assert overlap["antisymmetric"] > overlap["one way"] - 0.01 and overlap.min() > mean["dice_before"] + 0.05
+assert (
+    overlap["antisymmetric"] > overlap["one way"] - 0.01
+    and overlap.min() > mean["dice_before"] + 0.05
+)
 
 # %% [markdown]
 # The antisymmetric network is the only one whose answers are each other's inverse, and no image moves against itself. Judging
@@ -306,7 +324,9 @@ for (name, table), colour, marker in zip(tables.items(), colours, "osd^v", stric
     dice = table.groupby("pair")["dice_after"].mean()
     home = sanity[name].set_index("pair")["swap_voxels"].loc[dice.index]
     axes.scatter(home, dice, 14, color=colour, marker=marker, label=name)
-axes.set(xscale="log", xlabel="there and back: mean distance from home, pixels", ylabel="mean Dice after")
+axes.set(
+    xscale="log", xlabel="there and back: mean distance from home, pixels", ylabel="mean Dice after"
+)
 axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 axes.spines[["top", "right"]].set_visible(False)
 figure

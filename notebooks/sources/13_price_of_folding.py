@@ -16,16 +16,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/13_price_of_folding.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -67,18 +68,28 @@ from course_utils.metrics import ndv_percent
 
 def ndv_by_hand(displacement):
     """Percent of the area that is turned over, of a field (1, 2, H, W)."""
-    rows, columns = torch.meshgrid(*[torch.arange(float(n)) for n in displacement.shape[2:]], indexing="ij")
+    rows, columns = torch.meshgrid(
+        *[torch.arange(float(n)) for n in displacement.shape[2:]], indexing="ij"
+    )
     p = displacement[0] + torch.stack([rows, columns])  # where each pixel ends, (2, H, W)
-    a, b, c, d = p[:, :-1, :-1], p[:, :-1, 1:], p[:, 1:, :-1], p[:, 1:, 1:]  # the corners of each cell
+    a, b, c, d = (
+        p[:, :-1, :-1],
+        p[:, :-1, 1:],
+        p[:, 1:, :-1],
+        p[:, 1:, 1:],
+    )  # the corners of each cell
 
     def area(at, down, right):  # signed, 1/2 where nothing moves
         e, f = down - at, right - at
         return (e[0] * f[1] - e[1] * f[0]) / 2
 
     triangles = [area(a, c, b), area(d, b, c), area(b, d, a).neg(), area(c, a, d).neg()]
-    return 100 * sum(t.neg().clamp(min=0) for t in triangles).mean().item() / 2  # both diagonals cover the cell once
+    return (
+        100 * sum(t.neg().clamp(min=0) for t in triangles).mean().item() / 2
+    )  # both diagonals cover the cell once
 
 
+# %%
 noise = torch.randn(1, 2, 40, 40, generator=torch.Generator().manual_seed(session.seed))
 print(f"by hand {ndv_by_hand(noise):.4f} %, tested {ndv_percent(noise).item():.4f} %")
 assert abs(ndv_by_hand(noise) - ndv_percent(noise).item()) < 1e-3
@@ -86,7 +97,10 @@ assert abs(ndv_by_hand(noise) - ndv_percent(noise).item()) < 1e-3
 rough = 0.5 * noise
 seen = (jacobian_determinant(rough) <= 0).float().mean().item()
 there = (simplex_determinants(rough)[0].amin(1) <= 0).float().mean().item()
-print(f"half a pixel of noise: folds at {seen:.1%} of the pixels by central differences, in {there:.1%} of the cells")
+print(
+    f"half a pixel of noise: folds at {seen:.1%} of the pixels by central differences, in "
+    f"{there:.1%} of the cells"
+)
 assert there > 1.5 * seen
 
 # %% [markdown]
@@ -98,7 +112,8 @@ assert there > 1.5 * seen
 
 # %%
 def determinant(x, y, z):
-    """Of the Jacobian with the columns x, y, z: derivatives along each axis, (D, H, W, 3), the identity included."""
+    """Of the Jacobian with the columns x, y, z: derivatives along each axis, (D, H, W, 3), the
+    identity included."""
     one = x[..., 0] * (y[..., 1] * z[..., 2] - y[..., 2] * z[..., 1])
     two = x[..., 1] * (y[..., 0] * z[..., 2] - y[..., 2] * x[..., 0])
     three = x[..., 2] * (y[..., 0] * z[..., 1] - y[..., 1] * z[..., 0])
@@ -106,13 +121,18 @@ def determinant(x, y, z):
 
 
 smooth = torch.nn.functional.interpolate(
-    torch.randn(1, 3, 6, 6, 6, generator=torch.Generator().manual_seed(1)), size=(30, 30, 30), mode="trilinear"
+    torch.randn(1, 3, 6, 6, 6, generator=torch.Generator().manual_seed(1)),
+    size=(30, 30, 30),
+    mode="trilinear",
 )
 field = 4.5 * smooth[0].movedim(0, -1)  # (30, 30, 30, 3) voxels
 columns = [torch.gradient(field, dim=axis)[0] + torch.eye(3)[axis] for axis in range(3)]
 wrong, right = determinant(*columns), torch.linalg.det(torch.stack(columns, dim=-1))
 missed = ((wrong > 0) & (right <= 0)).sum() / (right <= 0).sum()
-print(f"{(right <= 0).float().mean():.1%} of the voxels fold; the formula misses {missed:.0%} of these")
+print(
+    f"{(right <= 0).float().mean():.1%} of the voxels fold; the formula misses {missed:.0%} of "
+    "these"
+)
 assert 0.02 < missed < 0.5
 
 # %% [markdown]
@@ -143,7 +163,9 @@ if session.dataset == "oasis2d":
     cohort = load_cohort("oasis2d")
 else:
     root = session.data_root / "slices"
-    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)  # that of notebook 00
+    make_cohort(
+        root / "synthetic", subjects=60, dimensions=2, seed=session.seed
+    )  # that of notebook 00
     cohort = load_cohort("synthetic", root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6, seed=session.seed))
@@ -157,7 +179,11 @@ item = test_pairs[0]
 panel({"moving": item["moving"], "fixed": item["fixed"]}, spacing=list(cohort.info.spacing))
 
 # %%
-KINDS = {"displacement": (0, 0.0), "penalty": (0, 100.0), "velocity": (7, 0.0)}  # squarings, weight of the penalty
+KINDS = {
+    "displacement": (0, 0.0),
+    "penalty": (0, 100.0),
+    "velocity": (7, 0.0),
+}  # squarings, weight of the penalty
 SMOOTHNESS = (0.01, 0.3)
 
 
@@ -166,9 +192,10 @@ def trained(kind, smoothness, steps=150):
     out = session.runs / "folding" / f"{kind}_{smoothness}"
     shutil.rmtree(out, ignore_errors=True)
     return fit(
-        NetworkSpec("voxelmorph", {"spatial_dims": 2, "integration_steps": squarings, "half_resolution": False}).build(
-            session.seed
-        ),
+        NetworkSpec(
+            "voxelmorph",
+            {"spatial_dims": 2, "integration_steps": squarings, "half_resolution": False},
+        ).build(session.seed),
         pair_objective("ncc", smoothness=smoothness, jacobian_weight=weight),
         train_pairs,
         val_pairs,
@@ -268,8 +295,19 @@ FLOOR = 1e-4  # percent: what has less has none that a logarithm could show
 for (kind, points), colour, marker in zip(
     overview.groupby("kind"), ("#0072B2", "#D55E00", "#009E73"), "osd", strict=True
 ):
-    axes.plot(points.ndv_percent.clip(lower=FLOOR), points.dice_after, marker, color=colour, linestyle="-", label=kind)
-axes.set(xscale="log", xlabel=f"area turned over, % (none is drawn at {FLOOR:g})", ylabel="mean Dice after")
+    axes.plot(
+        points.ndv_percent.clip(lower=FLOOR),
+        points.dice_after,
+        marker,
+        color=colour,
+        linestyle="-",
+        label=kind,
+    )
+axes.set(
+    xscale="log",
+    xlabel=f"area turned over, % (none is drawn at {FLOOR:g})",
+    ylabel="mean Dice after",
+)
 axes.legend(frameon=False)
 axes.spines[["top", "right"]].set_visible(False)
 figure

@@ -17,16 +17,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/14_cycles_and_refinement.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -81,7 +82,9 @@ if session.dataset == "oasis2d":
     cohort = load_cohort("oasis2d")
 else:
     root = session.data_root / "slices"
-    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)  # that of notebook 00
+    make_cohort(
+        root / "synthetic", subjects=60, dimensions=2, seed=session.seed
+    )  # that of notebook 00
     cohort = load_cohort("synthetic", root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 labels, spacing = dict(cohort.info.labels), list(cohort.info.spacing)
@@ -90,7 +93,9 @@ val_pairs = PairDataset(subjects, cohort.distinct_pairs("val", 4))
 test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 20))
 item = test_pairs[0]
 moving, fixed = item["moving"][None], item["fixed"][None]  # (1, 1, H, W)
-print(f"{cohort.info.name}: {tuple(moving.shape[2:])} pixels, {len(test_pairs)} pairs to measure on")
+print(
+    f"{cohort.info.name}: {tuple(moving.shape[2:])} pixels, {len(test_pairs)} pairs to measure on"
+)
 
 # %%
 from course_utils.losses import diffusion_loss, ncc_loss
@@ -173,7 +178,8 @@ from torch import nn
 
 
 def correction(ends_linear, seed):
-    """What a module of random weights adds, on average, to a displacement of random numbers: two components."""
+    """What a module of random weights adds, on average, to a displacement of random numbers: two
+    components."""
     torch.manual_seed(seed)
     layers = [nn.Conv2d(2, 16, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(16, 2, 3, padding=1)]
     layers += [] if ends_linear else [nn.LeakyReLU(0.2)]
@@ -287,7 +293,9 @@ from course_utils.evaluation import evaluate, summarise
 
 rows = {}
 for name, network in networks.items():
-    mean = summarise(evaluate(network, test_pairs, labels, spacing)).loc["overall"].xs("mean", level=1)
+    mean = (
+        summarise(evaluate(network, test_pairs, labels, spacing)).loc["overall"].xs("mean", level=1)
+    )
     sanity = consistency(network, (test_pairs[n] for n in range(len(test_pairs))))
     rows[name] = {
         "Dice": mean["dice_after"],
@@ -354,7 +362,13 @@ COLOURS = {
 figure = Figure(figsize=(8.6, 3.6), layout="constrained")
 left, right = figure.subplots(1, 2, sharey=True)
 for (name, row), marker in zip(overview.iterrows(), "osDv^Pp*", strict=True):
-    at = {"color": COLOURS[name], "marker": marker, "linestyle": "", "markersize": 9, "markeredgecolor": "#444444"}
+    at = {
+        "color": COLOURS[name],
+        "marker": marker,
+        "linestyle": "",
+        "markersize": 9,
+        "markeredgecolor": "#444444",
+    }
     left.plot(row["NDV %"], row["Dice"], label=name, **at)
     right.plot(row["there and back, pixels"], row["Dice"], **at)
 left.set(xscale="log", xlabel="area turned over (NDV), %", ylabel="mean Dice after")

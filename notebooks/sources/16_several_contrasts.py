@@ -17,16 +17,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/16_several_contrasts.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -58,7 +59,9 @@ if session.dataset == "oasis2d":
     known = load_cohort("synthetic", root)  # the cohort whose true deformations are known
 else:
     root = session.data_root / "slices"
-    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)  # that of notebook 00
+    make_cohort(
+        root / "synthetic", subjects=60, dimensions=2, seed=session.seed
+    )  # that of notebook 00
     cohort = known = load_cohort("synthetic", root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 labels, spacing = dict(cohort.info.labels), list(cohort.info.spacing)
@@ -68,7 +71,14 @@ pairs = [test_pairs[n] for n in range(len(test_pairs))]
 # %%
 from course_utils.plotting import panel
 
-T1 = (0.0, 0.12, 0.3, 0.6, 0.9, 1.0)  # background, fluid, fluid, grey matter, white matter, brightest
+T1 = (
+    0.0,
+    0.12,
+    0.3,
+    0.6,
+    0.9,
+    1.0,
+)  # background, fluid, fluid, grey matter, white matter, brightest
 T2 = (0.0, 0.9, 1.0, 0.65, 0.3, 0.2)
 
 
@@ -114,7 +124,9 @@ shown = {(name, d): shifted(other, d) for name, other in (("T1", t1), ("T2", t2)
 for axes, ((name, pixels), other) in zip(figure.subplots(1, 4), shown.items(), strict=True):
     share = joint_histogram(t1, other)
     axes.imshow(share.T**0.3, origin="lower", extent=(0, 1, 0, 1), cmap="gray_r")
-    axes.set(title="on each other" if not pixels else f"{pixels} pixels apart", xlabel="T1", ylabel=name)
+    axes.set(
+        title="on each other" if not pixels else f"{pixels} pixels apart", xlabel="T1", ylabel=name
+    )
     axes.set(xticks=[0, 1], yticks=[0, 1])
 figure
 
@@ -143,7 +155,10 @@ found = {}
 for (name, pixels), other in shown.items():
     brain = ((t1 > 0) & (other > 0)).float()
     found[name, pixels] = mi_by_hand(t1, other), -mi_loss(t1, other, bins=32, weight=brain).item()
-    print(f"T1 and {name}, {pixels} apart  {found[name, pixels][0]:8.3f} {found[name, pixels][1]:8.3f}")
+    print(
+        f"T1 and {name}, {pixels} apart  {found[name, pixels][0]:8.3f} "
+        f"{found[name, pixels][1]:8.3f}"
+    )
 for n in (0, 1):
     assert found["T2", 0][n] > 1.5 * found["T2", 5][n] and found["T1", 0][n] > found["T2", 0][n]
 
@@ -165,7 +180,8 @@ from course_utils.losses import mind
 
 
 def mind_by_hand(image, d=2):
-    """Four answers for each pixel of (1, 1, H, W): 1 for the two neighbours most alike, towards 0 for others."""
+    """Four answers for each pixel of (1, 1, H, W): 1 for the two neighbours most alike, towards 0
+    for others."""
     (height, width), wide = image.shape[2:], pad(image, [d] * 4, mode="replicate")
     up, down = wide[..., :height, d:-d], wide[..., 2 * d :, d:-d]
     left, right = wide[..., d:-d, :width], wide[..., d:-d, 2 * d :]
@@ -178,7 +194,12 @@ def mind_by_hand(image, d=2):
 
 
 assert (mind_by_hand(t1) - mind(t1, radius=1, distance=2)).abs().max() < 1e-3
-seen = {"T1": t1, "T2": t2, "T1: above against left": mind(t1, 1, 2)[:, :1], "T2: the same": mind(t2, 1, 2)[:, :1]}
+seen = {
+    "T1": t1,
+    "T2": t2,
+    "T1: above against left": mind(t1, 1, 2)[:, :1],
+    "T2: the same": mind(t2, 1, 2)[:, :1],
+}
 panel(seen, columns=4, spacing=spacing)
 
 # %%
@@ -190,11 +211,15 @@ def correlation(a, b):
 
 
 of_images = correlation(t1, t2)
-of_answers = np.mean([correlation(mind(t1, 1, 2)[:, k : k + 1], mind(t2, 1, 2)[:, k : k + 1]) for k in range(4)])
+of_answers = np.mean(
+    [correlation(mind(t1, 1, 2)[:, k : k + 1], mind(t2, 1, 2)[:, k : k + 1]) for k in range(4)]
+)
 print(f"correlation of the intensities {of_images:+.2f}, of MIND's answers {of_answers:+.2f}")
 assert of_images < -0.3 and of_answers > 0.5
 negative = torch.where(brain, 1 - t1, t1)
-assert (mind(1 - t1, 1, 2) - mind(t1, 1, 2)).abs().max() < 1e-2  # an inverted image has the same answers
+assert (
+    mind(1 - t1, 1, 2) - mind(t1, 1, 2)
+).abs().max() < 1e-2  # an inverted image has the same answers
 
 # %% [markdown]
 # ## Five similarities look for the same shift
@@ -286,7 +311,9 @@ turned = warp(t2, there, padding="zeros")
 
 # %%
 def align(loss, moving, fixed, steps=100):
-    parameters = torch.zeros(2, 3, requires_grad=True)  # of the matrix less the identity, and the shift
+    parameters = torch.zeros(
+        2, 3, requires_grad=True
+    )  # of the matrix less the identity, and the shift
     adam = torch.optim.Adam([parameters], lr=0.02)
     for _ in range(steps):
         linear, shift = torch.eye(2) + parameters[:, :2], 20 * parameters[:, 2]
@@ -303,7 +330,11 @@ def left_over(field):
     return compose(there, field).norm(dim=1, keepdim=True)[brain].mean().item()
 
 
-found = {"before": torch.zeros_like(there), "SSD": align(ssd_loss, turned, t1), "MI": align(mi_loss, turned, t1)}
+found = {
+    "before": torch.zeros_like(there),
+    "SSD": align(ssd_loss, turned, t1),
+    "MI": align(mi_loss, turned, t1),
+}
 error = {name: left_over(field) for name, field in found.items()}
 print(", ".join(f"{name} {pixels:.2f}" for name, pixels in error.items()), "pixels from home")
 assert error["MI"] < 0.5 and error["MI"] < error["SSD"] / 4
@@ -326,7 +357,8 @@ from course_utils.fields import gradient
 
 
 def demons(moving, displacement, fixed, edges_of="fixed"):
-    """Thirion's force in pixels, (1, 2, H, W); edges are those of the fixed image, or of the moved one."""
+    """Thirion's force in pixels, (1, 2, H, W); edges are those of the fixed image, or of the moved
+    one."""
     moved = warp(moving, displacement)
     difference = moved - fixed
     edges = torch.cat(gradient(fixed if edges_of == "fixed" else moved), dim=1)
@@ -374,7 +406,11 @@ def cosine(edges_of, displacement):
 # %%
 still = torch.zeros(1, 2, *fixed.shape[2:])
 registered = descend(demons, moving, fixed)
-angles = {(edges, k): cosine(edges, u) for edges in ("moved", "fixed") for k, u in enumerate((still, registered))}
+angles = {
+    (edges, k): cosine(edges, u)
+    for edges in ("moved", "fixed")
+    for k, u in enumerate((still, registered))
+}
 for (edges, k), value in angles.items():
     print(f"edges of the {edges} image, {('before', 'after 60 pushes')[k]}: cosine {value:.2f}")
 assert min(angles["moved", 0], angles["moved", 1]) > 0.9
@@ -413,7 +449,9 @@ reached = {}
 for contrast, change in (("T1", lambda image: image), ("T2", as_t2)):
     for name, force in forces.items():
         fields = [descend(force, change(p["moving"][None]), p["fixed"][None]) for p in pairs[:3]]
-        reached[name, contrast] = np.mean([overlap(p, u) for p, u in zip(pairs, fields, strict=False)])
+        reached[name, contrast] = np.mean(
+            [overlap(p, u) for p, u in zip(pairs, fields, strict=False)]
+        )
 
 # %%
 import pandas as pd
@@ -421,7 +459,9 @@ import pandas as pd
 before = np.mean([overlap(p, still) for p in pairs[:3]])
 table = pd.Series(reached).unstack()
 print(f"before: Dice {before:.3f}")
-assert table.loc["demons", "T1"] > before + 0.05 and table.loc["gradient of SSD", "T1"] > before + 0.05
+assert (
+    table.loc["demons", "T1"] > before + 0.05 and table.loc["gradient of SSD", "T1"] > before + 0.05
+)
 assert table.loc["demons", "T2"] < before and table.loc["gradient of SSD", "T2"] < before
 assert table.loc["gradient of MIND"].min() > before + 0.02
 table.rename_axis("T1 with", axis=1).round(3)
@@ -441,7 +481,8 @@ table.rename_axis("T1 with", axis=1).round(3)
 
 # %%
 def rigid_fit(source, target):
-    """The rotation and the shift that bring points (n, 3) closest to others, in the least squares sense."""
+    """The rotation and the shift that bring points (n, 3) closest to others, in the least squares
+    sense."""
     a, b = source.mean(0), target.mean(0)
     u, _, v = np.linalg.svd((source - a).T @ (target - b))
     rotation = v.T @ np.diag([1, 1, np.sign(np.linalg.det(v.T @ u.T))]) @ u.T
@@ -521,7 +562,9 @@ for item in (true_pairs[n] for n in range(len(true_pairs))):
             row = {"pair": item["name"], "loss": name, "blur": blur}
             row["NCC after"] = 1 - ncc_loss(moved, images[1]).item()
             row["SSD after"] = ssd_loss(moved, images[1]).item()
-            row["true error, mm"] = target_registration_error(u, truth, list(known.info.spacing), inside).item()
+            row["true error, mm"] = target_registration_error(
+                u, truth, list(known.info.spacing), inside
+            ).item()
             rows.append(row)
 runs = pd.DataFrame(rows)
 
@@ -530,9 +573,16 @@ figure = Figure(figsize=(8.5, 3.4), layout="constrained")
 panels = figure.subplots(1, 2, sharex=True, sharey=True)
 for axes, (name, group) in zip(panels, runs.groupby("loss", sort=False), strict=True):
     for (_, line), marker in zip(group.groupby("pair", sort=False), "osd^", strict=True):
-        axes.plot(line["NCC after"], line["true error, mm"], color="#777777", linewidth=0.7, zorder=1)
+        axes.plot(
+            line["NCC after"], line["true error, mm"], color="#777777", linewidth=0.7, zorder=1
+        )
         dots = axes.scatter(
-            line["NCC after"], line["true error, mm"], 34, c=np.log2(line.blur), cmap="viridis", marker=marker
+            line["NCC after"],
+            line["true error, mm"],
+            34,
+            c=np.log2(line.blur),
+            cmap="viridis",
+            marker=marker,
         )
     axes.set(title=f"driven by {name}", xlabel="local correlation after")
     axes.spines[["top", "right"]].set_visible(False)
@@ -545,10 +595,19 @@ figure
 groups = [group for _, group in runs.groupby(["pair", "loss"])]
 by_similarity = np.array([g.loc[g["NCC after"].idxmax(), "true error, mm"] for g in groups])
 best = np.array([g["true error, mm"].min() for g in groups])
-print(f"the most similar of five runs is the best one in {(by_similarity == best).sum()} of {len(groups)} cases")
+print(
+    f"the most similar of five runs is the best one in {(by_similarity == best).sum()} of "
+    f"{len(groups)} cases"
+)
 print(f"chosen by similarity: {by_similarity.mean():.2f} mm; the best: {best.mean():.2f} mm")
-print(f"rank correlation of NCC and error over all: {spearmanr(runs['NCC after'], runs['true error, mm'])[0]:+.2f}")
-print(f"rank correlation of SSD and error over all: {spearmanr(runs['SSD after'], runs['true error, mm'])[0]:+.2f}")
+print(
+    "rank correlation of NCC and error over all: "
+    f"{spearmanr(runs['NCC after'], runs['true error, mm'])[0]:+.2f}"
+)
+print(
+    "rank correlation of SSD and error over all: "
+    f"{spearmanr(runs['SSD after'], runs['true error, mm'])[0]:+.2f}"
+)
 assert (by_similarity > best).mean() >= 0.7 and by_similarity.mean() > 1.2 * best.mean()
 assert spearmanr(runs["NCC after"], runs["true error, mm"])[0] > -0.6  # a surrogate would have -1
 assert spearmanr(runs["SSD after"], runs["true error, mm"])[0] < 0.2  # and +1
@@ -574,19 +633,30 @@ scores = {}
 for contrast, change in (("T1", lambda image: image), ("T2", as_t2)):
     for key in names:
         fields = [
-            optimise(change(p["moving"][None]), p["fixed"][None], similarity=SIMILARITIES[key](1), iterations=40)
+            optimise(
+                change(p["moving"][None]),
+                p["fixed"][None],
+                similarity=SIMILARITIES[key](1),
+                iterations=40,
+            )
             for p in pairs
         ]
-        scores[key, contrast] = [overlap(p, found.displacement) for p, found in zip(pairs, fields, strict=True)]
+        scores[key, contrast] = [
+            overlap(p, found.displacement) for p, found in zip(pairs, fields, strict=True)
+        ]
 before = np.mean([overlap(p, still) for p in pairs])
 
 # %%
-overview = pd.DataFrame({key: np.mean(dice) for key, dice in scores.items()}, index=["Dice"]).T.Dice.unstack()
+overview = pd.DataFrame(
+    {key: np.mean(dice) for key, dice in scores.items()}, index=["Dice"]
+).T.Dice.unstack()
 overview = overview.loc[list(names)].rename(index=names).rename_axis("T1 with", axis=1)
 drop = overview["T1"] - overview["T2"]
 print(f"before: Dice {before:.3f}, {len(pairs)} pairs")
 assert (overview["T1"] > before + 0.08).all() and overview.loc["SSD", "T2"] < before
-assert (overview["T2"].drop("SSD") > before + 0.05).all() and drop.drop("SSD").max() < drop["SSD"] / 3
+assert (overview["T2"].drop("SSD") > before + 0.05).all() and drop.drop("SSD").max() < drop[
+    "SSD"
+] / 3
 assert drop[["MI", "MIND"]].max() < 0.07 and drop["MI"] < drop["NCC, local"]
 overview.assign(lost=drop).round(3)
 
@@ -607,7 +677,12 @@ def shaded(image, strength=1.2):
 under_coil = {}
 for key in ("mi", "mind"):
     moved = [
-        optimise(shaded(p["moving"][None]), p["fixed"][None], similarity=SIMILARITIES[key](1), iterations=40)
+        optimise(
+            shaded(p["moving"][None]),
+            p["fixed"][None],
+            similarity=SIMILARITIES[key](1),
+            iterations=40,
+        )
         for p in pairs
     ]
     after = np.mean([overlap(p, found.displacement) for p, found in zip(pairs, moved, strict=True)])
@@ -617,7 +692,9 @@ under_coil.round(3)
 
 # %%
 loss_of = under_coil["T2"] - under_coil["T2, shaded"]
-assert loss_of["MI"] > loss_of["MIND"] + 0.01 and under_coil.loc["MIND", "T2, shaded"] > before + 0.08
+assert (
+    loss_of["MI"] > loss_of["MIND"] + 0.01 and under_coil.loc["MIND", "T2, shaded"] > before + 0.08
+)
 
 # %% [markdown]
 # Mutual information loses, MIND hardly notices: its answers compare places a few pixels apart, and over that distance no coil
@@ -633,7 +710,10 @@ from monai.losses import GlobalMutualInformationLoss
 
 theirs = GlobalMutualInformationLoss("b-spline", num_bins=32)
 print(f"{'shift':>5} {'MONAI':>8} {'mi_loss':>8}")
-both = {d: (theirs(shifted(t2, d), t1).item(), mi_loss(shifted(t2, d), t1).item()) for d in range(-6, 7, 3)}
+both = {
+    d: (theirs(shifted(t2, d), t1).item(), mi_loss(shifted(t2, d), t1).item())
+    for d in range(-6, 7, 3)
+}
 for d, (monai, ours) in both.items():
     print(f"{d:>5} {monai:8.3f} {ours:8.3f}")
 for k in (0, 1):

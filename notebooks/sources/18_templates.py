@@ -16,16 +16,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/18_templates.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -315,7 +316,11 @@ for number, found in enumerate(rounds, start=1):
 assert rounds[-1].change < rounds[0].change / 2
 averaged = rounds[-1].template
 assert sharpness(averaged, brain) > sharpness(mean_image(few), brain)
-images = {"mean of 40": mean_image(few), "averaged groupwise": averaged, "learnt from all": template}
+images = {
+    "mean of 40": mean_image(few),
+    "averaged groupwise": averaged,
+    "learnt from all": template,
+}
 panel(images, spacing=spacing, limits=(0, 1))
 
 # %% [markdown]
@@ -358,7 +363,9 @@ print(f"correlation with the size of the ventricles: {correlation:.2f}")
 # %%
 conditional = fitted(
     "conditional",
-    template_network(mean.cpu(), names=(attribute,), attributes=attributes.of(train), seed=session.seed),
+    template_network(
+        mean.cpu(), names=(attribute,), attributes=attributes.of(train), seed=session.seed
+    ),
     TemplateObjective(judge),
     AttributedPairs(loaded, cohort.pairs("train", count=10**6, seed=session.seed), attributes),
     AttributedPairs(loaded, cohort.distinct_pairs("val", 4), attributes),
@@ -395,7 +402,9 @@ mixed = [train[int(n)] for n in order[:: max(1, len(order) // 20)]]
 def voted(model, template, people):
     """Pixels of the ventricles, where these people's labels vote on this template."""
     homes = [found.inverse() for found in registered(model, people, template)]
-    return size(winning_labels(label_probabilities([label[s] for s in people], homes, values), values)[0])
+    return size(
+        winning_labels(label_probabilities([label[s] for s in people], homes, values), values)[0]
+    )
 
 
 leaking = [voted(best, template, people) for people in (young, old)]
@@ -428,7 +437,10 @@ line = [pixels(at_value(value)) for value in np.linspace(at[0], at[-1], 7)]
 people = slope * (at[-1] - at[0])
 part = (line[-1] - line[0]) / people
 print(f"3. pixels darker than {threshold:.2f}: {line}")
-print(f"people have {people:.0f} more at {at[-1]:g} than at {at[0]:g}; the template {part:.0%} of that")
+print(
+    f"people have {people:.0f} more at {at[-1]:g} than at {at[0]:g}; the template {part:.0%} of "
+    "that"
+)
 
 # %%
 assert leaking[1] > 1.05 * leaking[0]  # of a template that knows nothing of the attribute

@@ -17,16 +17,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/19_how_certain.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -53,7 +54,9 @@ if session.dataset == "oasis2d":
     cohort = load_cohort("oasis2d")
 else:
     root = session.data_root / "slices"
-    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)  # that of notebook 00
+    make_cohort(
+        root / "synthetic", subjects=60, dimensions=2, seed=session.seed
+    )  # that of notebook 00
     cohort = load_cohort("synthetic", root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 spacing = list(cohort.info.spacing)
@@ -64,14 +67,18 @@ test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 12))
 
 # %%
 def known(item, seed):
-    """A slice, the same deformed and noisy, and the displacement (1, 2, H, W) that registers the second to the first."""
+    """A slice, the same deformed and noisy, and the displacement (1, 2, H, W) that registers the
+    second to the first."""
     generator = torch.Generator().manual_seed(seed)
     fixed = item["fixed"][None]
     knots = [max(4, n // 24) for n in fixed.shape[2:]]
     velocity = resize(torch.randn(1, 2, *knots, generator=generator), fixed.shape[2:])
     velocity = 2.5 * velocity / velocity.norm(dim=1).mean()  # pixels, on the mean
     moving = warp(fixed, integrate(velocity))
-    noisy = [(image + 0.02 * torch.randn(image.shape, generator=generator)).clamp(0, 1) for image in (moving, fixed)]
+    noisy = [
+        (image + 0.02 * torch.randn(image.shape, generator=generator)).clamp(0, 1)
+        for image in (moving, fixed)
+    ]
     return *noisy, integrate(-velocity), item["fixed_label"][None] > 0
 
 
@@ -106,7 +113,8 @@ variance = torch.linspace(0.002, 0.2, 2000)
 cost = (precision * neighbours * variance - variance.log()) / 2
 alone = variance[cost.argmin()].sqrt().item()
 print(
-    f"standard deviation of the prior alone: {alone:.3f} pixel; 1 / sqrt(precision x neighbours) = {(precision * neighbours) ** -0.5:.3f}"
+    f"standard deviation of the prior alone: {alone:.3f} pixel; 1 / sqrt(precision x neighbours) = "
+    f"{(precision * neighbours) ** -0.5:.3f}"
 )
 assert abs(alone - (precision * neighbours) ** -0.5) < 0.003
 
@@ -119,7 +127,9 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from course_utils.losses import velocity_divergence
 
-chain = 2 * torch.eye(5) - torch.diag(torch.ones(4), 1) - torch.diag(torch.ones(4), -1)  # five pixels in a row
+chain = (
+    2 * torch.eye(5) - torch.diag(torch.ones(4), 1) - torch.diag(torch.ones(4), -1)
+)  # five pixels in a row
 chain[0, 0] = chain[-1, -1] = 1
 prior = MultivariateNormal(torch.zeros(5), precision_matrix=precision * chain + 1e-4 * torch.eye(5))
 constants = []
@@ -191,27 +201,36 @@ from course_utils.fields import box_mean
 
 inside_of = [inside for *_, inside in pairs]  # what is measured: the pixels that lie in a structure
 truths = [truth for _, _, truth, _ in pairs]
-given = {name: [answers(name, m, f) for m, f, *_ in pairs] for name in ("probabilistic", "ensemble")}
+given = {
+    name: [answers(name, m, f) for m, f, *_ in pairs] for name in ("probabilistic", "ensemble")
+}
 errors = {
-    name: [(u - t).norm(dim=1, keepdim=True) for (u, _), t in zip(given[name], truths, strict=True)] for name in given
+    name: [(u - t).norm(dim=1, keepdim=True) for (u, _), t in zip(given[name], truths, strict=True)]
+    for name in given
 }
 spreads = {name: [each for _, each in given[name]] for name in given}
 spreads["residual"] = [
-    box_mean((warp(m, u) - f).abs(), 9) for (m, f, *_), (u, _) in zip(pairs, given["ensemble"], strict=True)
+    box_mean((warp(m, u) - f).abs(), 9)
+    for (m, f, *_), (u, _) in zip(pairs, given["ensemble"], strict=True)
 ]
 errors["residual"] = errors["ensemble"]  # it asks where the ensemble's mean is wrong
 
 
 def pixels(maps, part=slice(None)):
     """The values of some pairs' maps inside the structures, in one row."""
-    return torch.cat([each[inside] for each, inside in list(zip(maps, inside_of, strict=True))[part]])
+    return torch.cat(
+        [each[inside] for each, inside in list(zip(maps, inside_of, strict=True))[part]]
+    )
 
 
 # %%
 before = pixels([truth.norm(dim=1, keepdim=True) for truth in truths]).mean()
 print(f"true distance on the mean: {before:.2f} pixels before registration")
 for name in given:
-    print(f"{name:<14} error {pixels(errors[name]).mean():.2f}, spread {pixels(spreads[name]).mean():.2f} pixels")
+    print(
+        f"{name:<14} error {pixels(errors[name]).mean():.2f}, spread "
+        f"{pixels(spreads[name]).mean():.2f} pixels"
+    )
 
 # %% [markdown]
 # Where does each say that it is uncertain, and where is it wrong? Each picture has its own grey scale, because only the *pattern*
@@ -220,7 +239,12 @@ for name in given:
 # %%
 pictures = {"error of the ensemble": errors["ensemble"][0]}
 pictures |= {f"{name}: what it says": spreads[name][0] for name in spreads}
-panel({name: (each * inside)[0, 0] for name, each in pictures.items()}, spacing=spacing, cmap="magma", columns=2)
+panel(
+    {name: (each * inside)[0, 0] for name, each in pictures.items()},
+    spacing=spacing,
+    cmap="magma",
+    columns=2,
+)
 
 # %% [markdown]
 # ## Is it true? Three questions
@@ -263,7 +287,10 @@ with torch.no_grad():
     own = probabilistic.distribution(*images)[1].div(2).exp()
 low, high = (own.quantile(q).item() for q in (0.05, 0.95))
 print(f"standard deviation, in pixels of the network's grid: prior alone {alone:.3f}")
-print(f"probabilistic network {own.mean():.3f}, and for nine pixels of ten from {low:.3f} to {high:.3f}")
+print(
+    f"probabilistic network {own.mean():.3f}, and for nine pixels of ten from {low:.3f} to "
+    f"{high:.3f}"
+)
 assert 0.6 * alone < own.mean() < 1.5 * alone
 
 # %%

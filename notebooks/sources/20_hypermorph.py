@@ -16,16 +16,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/20_hypermorph.ipynb)
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 

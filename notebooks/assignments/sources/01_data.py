@@ -20,16 +20,17 @@
 # go on.
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -78,17 +79,21 @@ import nibabel
 
 from course_utils.grading import checks
 
-oblique = np.array([[0.2, -1.2, 0.3, 90], [0.9, -0.1, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])  # a tilted scan
+oblique = np.array(
+    [[0.2, -1.2, 0.3, 90], [0.9, -0.1, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]]
+)  # a tilted scan
 linear, start, voxel = oblique[:3, :3], oblique[:3, 3], np.array([10, 20, 15])
 checks.agree(
     checks.call(world_coordinates, oblique, voxel),
     nibabel.affines.apply_affine(oblique, voxel),
     "world_coordinates(affine, [10, 20, 15])",
     {
-        "the steps are the columns of the affine, not its rows: A @ v, not v @ A": voxel @ linear + start,
+        "the steps are the columns of the affine, not its rows: A @ v, not v @ A": voxel @ linear
+        + start,
         "the position of voxel (0, 0, 0) is not added": linear @ voxel,
         "this is the way back, from mm to voxels": np.linalg.solve(linear, voxel - start),
-        "* multiplies element by element; a matrix times a vector is A @ v": np.diag(linear) * voxel + start,
+        "* multiplies element by element; a matrix times a vector is A @ v": np.diag(linear) * voxel
+        + start,
     },
 )
 ### BEGIN HIDDEN TESTS
@@ -98,7 +103,9 @@ for seed in range(3):
     affine[:3] = generator.normal(size=(3, 4))
     at = generator.integers(0, 90, 3)
     result = checks.call(world_coordinates, affine, at)
-    checks.agree(result, nibabel.affines.apply_affine(affine, at), "world_coordinates of another affine")
+    checks.agree(
+        result, nibabel.affines.apply_affine(affine, at), "world_coordinates of another affine"
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -130,9 +137,13 @@ checks.agree(
     nibabel.affines.voxel_sizes(oblique),
     "voxel_size(affine)",
     {
-        "these are the lengths of the rows; a step along an array axis is a column": np.linalg.norm(linear, axis=1),
+        "these are the lengths of the rows; a step along an array axis is a column": np.linalg.norm(
+            linear, axis=1
+        ),
         "the diagonal is the answer for a scan that is not tilted only": np.diag(linear),
-        "the diagonal is the answer for a scan that is not tilted only, whatever its sign": abs(np.diag(linear)),
+        "the diagonal is the answer for a scan that is not tilted only, whatever its sign": abs(
+            np.diag(linear)
+        ),
         "a length is the root of the sum of squares": (linear**2).sum(axis=0),
         "the last column is a position, not a step": np.linalg.norm(oblique[:3], axis=0),
     },
@@ -141,7 +152,11 @@ checks.agree(
 for seed in range(3):
     affine = np.eye(4)
     affine[:3] = np.random.default_rng(seed).normal(size=(3, 4))
-    checks.agree(checks.call(voxel_size, affine), nibabel.affines.voxel_sizes(affine), "voxel_size of another affine")
+    checks.agree(
+        checks.call(voxel_size, affine),
+        nibabel.affines.voxel_sizes(affine),
+        "voxel_size of another affine",
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -158,7 +173,8 @@ for seed in range(3):
 # %% nbgrader={"schema_version": 3, "grade_id": "intensities", "grade": false, "solution": true, "locked": false}
 # exercise: intensities
 def to_unit_range(image):
-    """Intensities (1, *spatial) float32 to [0, 1], by the 0.5th and 99.5th percentiles; a float32 tensor."""
+    """Intensities (1, *spatial) float32 to [0, 1], by the 0.5th and 99.5th percentiles; a float32
+    tensor."""
     ### BEGIN SOLUTION
     low, high = np.percentile(image, (0.5, 99.5))
     return ((image - low) / (high - low)).clip(0, 1).float()
@@ -179,11 +195,17 @@ checks.agree(
     recipe.normalise(spoilt),
     "to_unit_range(a ramp with two broken voxels)",
     {
-        "the minimum and the maximum decide: one broken voxel spoils the contrast": (spoilt + 1e4) / 1.1e5,
-        "what lies beyond the percentiles is not clipped to 0 and 1": ((spoilt - low) / (high - low)).float(),
-        "only the upper end is used: the lower percentile has to become 0": (spoilt / high).clip(0, 1).float(),
+        "the minimum and the maximum decide: one broken voxel spoils the contrast": (spoilt + 1e4)
+        / 1.1e5,
+        "what lies beyond the percentiles is not clipped to 0 and 1": (
+            (spoilt - low) / (high - low)
+        ).float(),
+        "only the upper end is used: the lower percentile has to become 0": (spoilt / high)
+        .clip(0, 1)
+        .float(),
         "that is a z-score, which has no fixed range": (spoilt - spoilt.mean()) / spoilt.std(),
-        "np.percentile and torch.quantile count differently: 0.5 % is 0.5 for the one and 0.005 for the other": (
+        "np.percentile and torch.quantile count differently: 0.5 % is 0.5 for the one and 0.005 "
+        "for the other": (
             (spoilt - np.percentile(spoilt, 0.005)) / np.ptp(np.percentile(spoilt, (0.005, 0.995)))
         )
         .clip(0, 1)
@@ -194,7 +216,12 @@ checks.agree(
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(1, 40, 50), (1, 12, 17, 21)]):
     other = 900 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) ** 3 - 200
-    checks.agree(checks.call(to_unit_range, other), recipe.normalise(other), f"to_unit_range of {shape}", atol=5e-3)
+    checks.agree(
+        checks.call(to_unit_range, other),
+        recipe.normalise(other),
+        f"to_unit_range of {shape}",
+        atol=5e-3,
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -212,7 +239,8 @@ for seed, shape in enumerate([(1, 40, 50), (1, 12, 17, 21)]):
 # %% nbgrader={"schema_version": 3, "grade_id": "richest-slice", "grade": false, "solution": true, "locked": false}
 # exercise: richest-slice
 def richest_slice(image, label):
-    """(index: int, slice: (1, X, Z)) of the coronal slice with the most labelled voxels; both volumes (1, X, Y, Z)."""
+    """(index: int, slice: (1, X, Z)) of the coronal slice with the most labelled voxels; both
+    volumes (1, X, Y, Z)."""
     ### BEGIN SOLUTION
     index = int((label > 0).sum(dim=(0, 1, 3)).argmax())
     return index, image[:, :, index]
@@ -232,11 +260,15 @@ checks.agree(
     (2, volume[:, :, 2]),
     "richest_slice(volume, label)",
     {
-        "label values are added, and structure 9 counts nine times: count the voxels with label > 0": (
+        "label values are added, and structure 9 counts nine times: count the voxels with label > "
+        "0": (
             5,
             volume[:, :, 5],
         ),
-        "this is a sagittal slice (axis 0): the channel in front shifts every axis by one": (3, volume[:, 3]),
+        "this is a sagittal slice (axis 0): the channel in front shifts every axis by one": (
+            3,
+            volume[:, 3],
+        ),
         "this is an axial slice (axis 2)": (3, volume[..., 3]),
         "the index is right, the slice is cut along another axis": (2, volume[:, 2]),
         "the index is right, the slice has lost its channel": (2, volume[0, :, 2]),
@@ -250,7 +282,9 @@ for seed in range(3):
     counts = [(int((drawn[0, :, k] > 0).sum()), -k) for k in range(13)]
     best = -max(counts)[1]
     checks.agree(
-        checks.call(richest_slice, volume, drawn), (best, volume[:, :, best]), "richest_slice of another volume"
+        checks.call(richest_slice, volume, drawn),
+        (best, volume[:, :, best]),
+        "richest_slice of another volume",
     )
 empty = torch.zeros(1, 4, 5, 6, dtype=torch.uint8)
 empty[0, 2, [1, 3], 2] = 1
@@ -268,7 +302,8 @@ checks.agree(result[0], 1, "richest_slice, of two equal slices the first")
 # %% nbgrader={"schema_version": 3, "grade_id": "volumes", "grade": false, "solution": true, "locked": false}
 # exercise: volumes
 def volumes_ml(label, spacing, structures):
-    """{value: ml} for each value of ``structures``; label (1, *spatial) integers, spacing in mm along each axis."""
+    """{value: ml} for each value of ``structures``; label (1, *spatial) integers, spacing in mm
+    along each axis."""
     ### BEGIN SOLUTION
     voxel = float(np.prod(spacing)) / 1000
     return {value: int((label == value).sum()) * voxel for value in structures}
@@ -287,9 +322,13 @@ checks.agree(
     {value: count * 3.6 / 1000 for value, count in voxels.items()},
     "volumes_ml(label, (0.8, 1.5, 3.0), [3, 7, 8])",
     {
-        "that is mm³; a millilitre is 1000 of them": {value: count * 3.6 for value, count in voxels.items()},
+        "that is mm³; a millilitre is 1000 of them": {
+            value: count * 3.6 for value, count in voxels.items()
+        },
         "these are voxels, not ml": {value: float(count) for value, count in voxels.items()},
-        "label values are added up, not voxels counted": {v: v * count * 3.6 / 1000 for v, count in voxels.items()},
+        "label values are added up, not voxels counted": {
+            v: v * count * 3.6 / 1000 for v, count in voxels.items()
+        },
         "a voxel is no cube: its volume is the product of the three sizes": {
             v: count * 0.8**3 / 1000 for v, count in voxels.items()
         },
@@ -302,9 +341,13 @@ checks.agree(
 for seed in range(3):
     generator = np.random.default_rng(seed)
     values, mm = generator.integers(0, 12, (1, 7, 9, 11)), tuple(generator.uniform(0.5, 4, 3))
-    expected = {v: np.count_nonzero(values == v) * mm[0] * mm[1] * mm[2] / 1000 for v in (1, 5, 11, 40)}
+    expected = {
+        v: np.count_nonzero(values == v) * mm[0] * mm[1] * mm[2] / 1000 for v in (1, 5, 11, 40)
+    }
     checks.agree(
-        checks.call(volumes_ml, torch.from_numpy(values), mm, [1, 5, 11, 40]), expected, "volumes_ml, another label"
+        checks.call(volumes_ml, torch.from_numpy(values), mm, [1, 5, 11, 40]),
+        expected,
+        "volumes_ml, another label",
     )
 ### END HIDDEN TESTS
 
@@ -319,7 +362,8 @@ for seed in range(3):
 # %% nbgrader={"schema_version": 3, "grade_id": "split-pairs", "grade": false, "solution": true, "locked": false}
 # exercise: split-pairs
 def split_pairs(pairs, test_subjects):
-    """(training pairs, test pairs), two lists: none of a training pair is in ``test_subjects``, both of a test pair."""
+    """(training pairs, test pairs), two lists: none of a training pair is in ``test_subjects``,
+    both of a test pair."""
     ### BEGIN SOLUTION
     test = set(test_subjects)
     return [p for p in pairs if not test & set(p)], [p for p in pairs if test >= set(p)]
@@ -345,7 +389,10 @@ checks.agree(
             [p for p in pairs if p not in outer],
             outer,
         ),
-        "mixed pairs are on both sides": ([p for p in pairs if p not in outer], [p for p in pairs if p not in inner]),
+        "mixed pairs are on both sides": (
+            [p for p in pairs if p not in outer],
+            [p for p in pairs if p not in inner],
+        ),
         "only the first of the two subjects is looked at": (
             [p for p in pairs if p[0] not in "cd"],
             [p for p in pairs if p[0] in "cd"],
@@ -354,20 +401,29 @@ checks.agree(
             [p for p in pairs if p[1] not in "cd"],
             [p for p in pairs if p[1] in "cd"],
         ),
-        "the two lists are exchanged: first the training pairs, then the test pairs": (outer, inner),
+        "the two lists are exchanged: first the training pairs, then the test pairs": (
+            outer,
+            inner,
+        ),
     },
 )
 ### BEGIN HIDDEN TESTS
 generator = np.random.default_rng(5)
 people = [f"subject{n:02d}" for n in range(15)]
-pairs = [tuple(str(name) for name in generator.choice(people, 2, replace=False)) for _ in range(120)]
+pairs = [
+    tuple(str(name) for name in generator.choice(people, 2, replace=False)) for _ in range(120)
+]
 for held in (people[:4], people[3:10], [], people):
     expected = [], []
     for fixed, moving in pairs:
         sides = (fixed in held) + (moving in held)
         if sides != 1:
             expected[sides // 2].append((fixed, moving))
-    checks.agree(checks.call(split_pairs, pairs, held), expected, f"split_pairs with {len(held)} test subjects")
+    checks.agree(
+        checks.call(split_pairs, pairs, held),
+        expected,
+        f"split_pairs with {len(held)} test subjects",
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -384,7 +440,8 @@ for held in (people[:4], people[3:10], [], people):
 # %% nbgrader={"schema_version": 3, "grade_id": "overlap", "grade": false, "solution": true, "locked": false}
 # exercise: overlap
 def overlap(moving_label, fixed_label, structures):
-    """{value: Dice, a float in [0, 1], or nan where neither map has the structure}; labels (1, *spatial)."""
+    """{value: Dice, a float in [0, 1], or nan where neither map has the structure}; labels (1,
+    *spatial)."""
     ### BEGIN SOLUTION
     scores = {}
     for value in structures:
@@ -411,16 +468,37 @@ checks.agree(
     {1: right, 2: 0.0, 5: 0.0, 9: nan},
     "overlap(moving_label, fixed_label, [1, 2, 5, 9])",
     {
-        "a factor of 2 is missing: two equal structures should score 1": {1: right / 2, 2: 0.0, 5: 0.0, 9: nan},
-        "the intersection over the union is the Jaccard index; Dice divides by the sum of the two sizes": {
+        "a factor of 2 is missing: two equal structures should score 1": {
+            1: right / 2,
+            2: 0.0,
+            5: 0.0,
+            9: nan,
+        },
+        "the intersection over the union is the Jaccard index; Dice divides by the sum of the two "
+        "sizes": {
             1: common / (size_a + size_b - common),
             2: 0.0,
             5: 0.0,
             9: nan,
         },
-        "it is divided by the fixed structure's size only": {1: common / size_b, 2: 0.0, 5: 0.0, 9: nan},
-        "a structure that neither map has is no miss: nan, not 0": {1: right, 2: 0.0, 5: 0.0, 9: 0.0},
-        "a structure that neither map has is no success: nan, not 1": {1: right, 2: 0.0, 5: 0.0, 9: 1.0},
+        "it is divided by the fixed structure's size only": {
+            1: common / size_b,
+            2: 0.0,
+            5: 0.0,
+            9: nan,
+        },
+        "a structure that neither map has is no miss: nan, not 0": {
+            1: right,
+            2: 0.0,
+            5: 0.0,
+            9: 0.0,
+        },
+        "a structure that neither map has is no success: nan, not 1": {
+            1: right,
+            2: 0.0,
+            5: 0.0,
+            9: 1.0,
+        },
         "background that agrees is counted as overlap: count where both have the structure": {
             v: 2 * int(((a == v) == (b == v)).sum()) / (int((a == v).sum() + (b == v).sum()) or nan)
             for v in (1, 2, 5, 9)
@@ -491,14 +569,19 @@ def judge_pairs(make, people, seed, late):
     checks.agree(len(pairs), 10**12, "len(pairs)")
     first = [pairs[i] for i in range(3 * n)]
     for i, pair in enumerate(first):
-        assert type(pair) is tuple and len(pair) == 2, f"pairs[{i}] should be a tuple (fixed, moving) and is {pair!r}"
-        assert all(type(name) is str and name in people for name in pair), f"pairs[{i}] is {pair!r}, not two subjects"
+        assert type(pair) is tuple and len(pair) == 2, (
+            f"pairs[{i}] should be a tuple (fixed, moving) and is {pair!r}"
+        )
+        assert all(type(name) is str and name in people for name in pair), (
+            f"pairs[{i}] is {pair!r}, not two subjects"
+        )
         assert pair[0] != pair[1], f"pairs[{i}] is {pair!r}: a subject is paired with itself"
     np.random.seed(99)  # noqa: NPY002  the global state must not matter
     again = make(people, 10**12, seed)
     backwards = [again[i] for i in reversed(range(3 * n))][::-1]
     assert backwards == first, (
-        "asked backwards, from a second object, the pairs are others: pair i must follow from i and the seed"
+        "asked backwards, from a second object, the pairs are others: pair i must follow from i "
+        "and the seed"
     )
     for block in range(3):
         for side, role in enumerate(("fixed", "moving")):
@@ -506,7 +589,9 @@ def judge_pairs(make, people, seed, late):
             assert drawn == sorted(people), (
                 f"pairs {block * n} to {(block + 1) * n - 1}: not everybody is {role} exactly once"
             )
-    assert first[:n] != first[n : 2 * n], "the second block repeats the first: the order must depend on the block too"
+    assert first[:n] != first[n : 2 * n], (
+        "the second block repeats the first: the order must depend on the block too"
+    )
     assert set(first[:n]) != set(first[n : 2 * n]), (
         "the second block has the first one's pairs in another order: partners must change"
     )
@@ -522,7 +607,9 @@ judge_pairs(RandomPairs, list("abcdefgh"), 3, 987_654_321_000)
 for seed, n in [(0, 5), (7, 12), (11, 31)]:
     judge_pairs(RandomPairs, [f"person {k}" for k in range(n)], seed, 10**12 - 1)
 pairs = RandomPairs([f"p{k}" for k in range(12)], 10**6, 1)
-assert len({pairs[i] for i in range(12 * 40)}) > 100, "forty blocks of twelve subjects show hardly any different pairs"
+assert len({pairs[i] for i in range(12 * 40)}) > 100, (
+    "forty blocks of twelve subjects show hardly any different pairs"
+)
 ### END HIDDEN TESTS
 
 # %% [markdown]

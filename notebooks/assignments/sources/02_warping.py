@@ -20,16 +20,17 @@
 # allowed.
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -54,7 +55,11 @@ moving, moving_label = volumes["image"][None], volumes["label"][None]  # (1, 1, 
 spacing = cohort.info.spacing
 if moving.ndim == 5:  # of a volume, the coronal slice in the middle
     k = moving.shape[3] // 2
-    moving, moving_label, spacing = moving[:, :, :, k], moving_label[:, :, :, k], (spacing[0], spacing[2])
+    moving, moving_label, spacing = (
+        moving[:, :, :, k],
+        moving_label[:, :, :, k],
+        (spacing[0], spacing[2]),
+    )
 place = identity_grid(moving.shape[2:])
 truth = torch.cat(
     [3 + torch.sin(place[:, 1:] / 6), -2 + torch.cos(place[:, :1] / 5)], dim=1
@@ -77,7 +82,8 @@ panel({"moving": moving}, spacing=spacing)
 # %% nbgrader={"schema_version": 3, "grade_id": "shift", "grade": false, "solution": true, "locked": false}
 # exercise: shift
 def shift(shape, axis, voxels):
-    """Displacement (1, N, *shape) float32 that moves the content of an image by ``voxels`` along ``axis``."""
+    """Displacement (1, N, *shape) float32 that moves the content of an image by ``voxels`` along
+    ``axis``."""
     ### BEGIN SOLUTION
     displacement = torch.zeros(1, len(shape), *shape)
     displacement[:, axis] = -voxels
@@ -96,18 +102,23 @@ checks.agree(
     expected,
     "shift((5, 7), axis=0, voxels=2)",
     {
-        "the content goes the other way: a voxel reads at x + u(x), so it must look back": wrong_sign,
+        "the content goes the other way: a voxel reads at x + u(x), so it must look "
+        "back": wrong_sign,
         "this moves along axis 1: component c belongs to array axis c": wrong_axis,
         "this moves along axis 1, and the other way": -wrong_axis,
         "that is a position, x + u(x), not a displacement": identity_grid((5, 7)) + expected,
-        "all components move: only the one of the axis may differ from 0": torch.full((1, 2, 5, 7), -2.0),
+        "all components move: only the one of the axis may differ from 0": torch.full(
+            (1, 2, 5, 7), -2.0
+        ),
     },
 )
 ### BEGIN HIDDEN TESTS
 for shape, axis, voxels in [((6, 5), 1, 3.5), ((4, 5, 6), 2, -1), ((4, 5, 6), 0, 2)]:
     wanted = torch.zeros(1, len(shape), *shape)
     wanted[0, axis] -= voxels
-    checks.agree(checks.call(shift, shape, axis, voxels), wanted, f"shift({shape}, {axis}, {voxels})")
+    checks.agree(
+        checks.call(shift, shape, axis, voxels), wanted, f"shift({shape}, {axis}, {voxels})"
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -125,7 +136,8 @@ for shape, axis, voxels in [((6, 5), 1, 3.5), ((4, 5, 6), 2, -1), ((4, 5, 6), 0,
 # %% nbgrader={"schema_version": 3, "grade_id": "interpolate", "grade": false, "solution": true, "locked": false}
 # exercise: interpolate
 def interpolate(image, point):
-    """The value, a float, of a 2-D image (H, W) at a point (p0, p1) in voxels, linearly interpolated."""
+    """The value, a float, of a 2-D image (H, W) at a point (p0, p1) in voxels, linearly
+    interpolated."""
     ### BEGIN SOLUTION
     i, j = (min(int(p), n - 2) for p, n in zip(point, image.shape, strict=True))
     a, b = point[0] - i, point[1] - j
@@ -140,7 +152,9 @@ def interpolate(image, point):
 from course_utils.grading import checks
 
 checks.by_hand(
-    interpolate, {"grid_sample", "map_coordinates", "interpn", "warp"}, "weigh the four voxels around the point"
+    interpolate,
+    {"grid_sample", "map_coordinates", "interpn", "warp"},
+    "weigh the four voxels around the point",
 )
 image = torch.tensor([[0.0, 10, 40, 90], [1, 20, 50, 70], [3, 25, 80, 95]])  # (3, 4)
 checks.agree(
@@ -148,15 +162,17 @@ checks.agree(
     0.75 * (10 + 40) / 2 + 0.25 * (20 + 50) / 2,
     "interpolate(image, (0.25, 1.5))",
     {
-        "the weights are exchanged: the nearer voxel counts more, 1 - a at row i and a at row i + 1": 0.25 * 25
-        + 0.75 * 35,
+        "the weights are exchanged: the nearer voxel counts more, 1 - a at row i and a at row i + "
+        "1": 0.25 * 25 + 0.75 * 35,
         "that is the nearest voxel": 40.0,
         "that is the voxel below the point: the fractions are lost": 10.0,
         "the axes are exchanged: p0 belongs to the rows": 0.75 * (1 + 3) / 2 + 0.25 * (20 + 25) / 2,
         "all four voxels weigh the same": 30.0,
     },
 )
-checks.agree(checks.call(interpolate, image, (2.0, 3.0)), 95.0, "interpolate at the last voxel, (2, 3)")
+checks.agree(
+    checks.call(interpolate, image, (2.0, 3.0)), 95.0, "interpolate at the last voxel, (2, 3)"
+)
 ### BEGIN HIDDEN TESTS
 from scipy.ndimage import map_coordinates
 
@@ -183,7 +199,8 @@ for k in range(12):
 # %% nbgrader={"schema_version": 3, "grade_id": "sampling-grid", "grade": false, "solution": true, "locked": false}
 # exercise: sampling-grid
 def sampling_grid(position, shape):
-    """Positions (B, N, *out) in voxels of an image of ``shape`` (N sizes) to grid_sample's grid, (B, *out, N)."""
+    """Positions (B, N, *out) in voxels of an image of ``shape`` (N sizes) to grid_sample's grid,
+    (B, *out, N)."""
     ### BEGIN SOLUTION
     size = torch.tensor(shape, dtype=torch.float32)
     return (2 * position.movedim(1, -1) / (size - 1) - 1).flip(-1)
@@ -196,8 +213,11 @@ from course_utils.grading import checks
 
 
 def scaled(position, low, high):
-    """Each component c of the position from [low[c], high[c]] to [-1, 1], components last, in reverse."""
-    parts = [2 * (p - a) / (b - a) - 1 for p, a, b in zip(position.unbind(1), low, high, strict=True)]
+    """Each component c of the position from [low[c], high[c]] to [-1, 1], components last, in
+    reverse."""
+    parts = [
+        2 * (p - a) / (b - a) - 1 for p, a, b in zip(position.unbind(1), low, high, strict=True)
+    ]
     return torch.stack(parts[::-1], dim=-1)
 
 
@@ -208,17 +228,21 @@ checks.agree(
     expected,
     "sampling_grid(position, (5, 9))",
     {
-        "the components are in the order of the array axes; grid_sample wants the last axis first": expected.flip(-1),
-        "divided by n; from the first centre to the last there are n - 1 voxels": scaled(position, (0, 0), (5, 9)),
-        "that is align_corners=False: -1 and 1 are the outer edges there": scaled(position, (-0.5, -0.5), (4.5, 8.5)),
+        "the components are in the order of the array axes; grid_sample wants the last axis "
+        "first": expected.flip(-1),
+        "divided by n; from the first centre to the last there are n - 1 voxels": scaled(
+            position, (0, 0), (5, 9)
+        ),
+        "that is align_corners=False: -1 and 1 are the outer edges there": scaled(
+            position, (-0.5, -0.5), (4.5, 8.5)
+        ),
         "each component is scaled by the size of another axis: scale first, then reverse": scaled(
             position, (0, 0), (8, 4)
         ),
         "these are still voxels: grid_sample wants -1 to 1": position.movedim(1, -1).flip(-1),
         "from 0 to 1; grid_sample wants -1 to 1": (expected + 1) / 2,
-        "the components have to come last: use movedim, a reshape scrambles the numbers": expected.movedim(
-            -1, 1
-        ).reshape(1, 3, 4, 2),
+        "the components have to come last: use movedim, a reshape scrambles the "
+        "numbers": expected.movedim(-1, 1).reshape(1, 3, 4, 2),
     },
 )
 ### BEGIN HIDDEN TESTS
@@ -245,7 +269,8 @@ for shape, out in [((6, 11), (4, 5)), ((5, 7, 4), (3, 6, 2)), ((5, 7, 4), (2, 2,
 # %% nbgrader={"schema_version": 3, "grade_id": "warp", "grade": false, "solution": true, "locked": false}
 # exercise: warp
 def my_warp(image, displacement):
-    """image (B, C, *spatial) along a displacement (B, N, *spatial) in voxels; the same shape and type as the image."""
+    """image (B, C, *spatial) along a displacement (B, N, *spatial) in voxels; the same shape and
+    type as the image."""
     ### BEGIN SOLUTION
     shape = image.shape[2:]
     position = (identity_grid(shape) + displacement).movedim(1, -1)
@@ -273,13 +298,16 @@ checks.agree(
     expected,
     "my_warp(image, displacement)",
     {
-        "grid_sample is called without align_corners=True: each position is off by up to half a voxel": F.grid_sample(
-            image, grid, padding_mode="border", align_corners=False
+        "grid_sample is called without align_corners=True: each position is off by up to half a "
+        "voxel": F.grid_sample(image, grid, padding_mode="border", align_corners=False),
+        "beyond the image there are zeros: padding_mode='border'": F.grid_sample(
+            image, grid, align_corners=True
         ),
-        "beyond the image there are zeros: padding_mode='border'": F.grid_sample(image, grid, align_corners=True),
         "the sign: it reads at x - u(x)": fields.warp(image, -u),
         "the components of the displacement are in reverse order": fields.warp(image, u.flip(1)),
-        "intensities are read from the nearest voxel: interpolate them linearly": fields.warp(image, u, mode="nearest"),
+        "intensities are read from the nearest voxel: interpolate them linearly": fields.warp(
+            image, u, mode="nearest"
+        ),
         "nothing moved: is x + u(x) what you sample at?": image,
     },
 )
@@ -291,12 +319,11 @@ checks.agree(
         "labels are interpolated linearly and cut to integers: use mode='nearest'": fields.warp(
             label.float(), u
         ).long(),
-        "labels are interpolated linearly and rounded, which invents structures: use mode='nearest'": fields.warp(
-            label.float(), u
-        )
-        .round()
-        .long(),
-        "labels have become floating point: give them back their type": fields.warp(label, u, mode="nearest").float(),
+        "labels are interpolated linearly and rounded, which invents structures: use "
+        "mode='nearest'": fields.warp(label.float(), u).round().long(),
+        "labels have become floating point: give them back their type": fields.warp(
+            label, u, mode="nearest"
+        ).float(),
         "labels are interpolated linearly: use mode='nearest'": fields.warp(label.float(), u),
     },
 )
@@ -306,8 +333,14 @@ for seed, shape in enumerate([(12, 7), (6, 9, 5), (11, 6, 8)]):
     image = torch.rand(2, 3, *shape, generator=generator)
     u = 2 * torch.randn(2, len(shape), *shape, generator=generator)
     label = torch.randint(0, 40, (2, 1, *shape), generator=generator, dtype=torch.uint8)
-    checks.agree(checks.call(my_warp, image, u), fields.warp(image, u), f"my_warp of an image {shape}")
-    checks.agree(checks.call(my_warp, label, u), fields.warp(label, u, mode="nearest"), f"my_warp of labels {shape}")
+    checks.agree(
+        checks.call(my_warp, image, u), fields.warp(image, u), f"my_warp of an image {shape}"
+    )
+    checks.agree(
+        checks.call(my_warp, label, u),
+        fields.warp(label, u, mode="nearest"),
+        f"my_warp of labels {shape}",
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -350,15 +383,23 @@ checks.agree(
     fields.jacobian_determinant(u),
     "my_jacobian(displacement)",
     {
-        "the identity is missing: the map is x + u(x), so J = I + the slopes of u": (a * d - b * c)[:, None],
-        "the sign of the product off the diagonal: (1 + a)(1 + d) - bc": ((1 + a) * (1 + d) + b * c)[:, None],
+        "the identity is missing: the map is x + u(x), so J = I + the slopes of u": (a * d - b * c)[
+            :, None
+        ],
+        "the sign of the product off the diagonal: (1 + a)(1 + d) - bc": (
+            (1 + a) * (1 + d) + b * c
+        )[:, None],
         "only the diagonal is multiplied": ((1 + a) * (1 + d))[:, None],
         "that is 1 + the divergence, right for small slopes only": (1 + a + d)[:, None],
         "forward differences, which are half a voxel off: torch.gradient takes central ones": (
             (1 + e) * (1 + h) - f * g
         )[:, None],
-        "1 is added to every slope, not to the diagonal": ((1 + a) * (1 + d) - (1 + b) * (1 + c))[:, None],
-        "differences of two voxels are not divided by 2": ((1 + 2 * a) * (1 + 2 * d) - 4 * b * c)[:, None],
+        "1 is added to every slope, not to the diagonal": ((1 + a) * (1 + d) - (1 + b) * (1 + c))[
+            :, None
+        ],
+        "differences of two voxels are not divided by 2": ((1 + 2 * a) * (1 + 2 * d) - 4 * b * c)[
+            :, None
+        ],
     },
     rtol=1e-3,
 )
@@ -366,7 +407,9 @@ checks.agree(
 for seed, shape in enumerate([(7, 5), (6, 9, 5), (5, 4, 8)]):
     u = 1.3 * torch.randn(2, len(shape), *shape, generator=torch.Generator().manual_seed(seed))
     wanted = fields.jacobian_determinant(u)
-    checks.agree(checks.call(my_jacobian, u), wanted, f"my_jacobian of a field {shape}", rtol=1e-3, atol=1e-3)
+    checks.agree(
+        checks.call(my_jacobian, u), wanted, f"my_jacobian of a field {shape}", rtol=1e-3, atol=1e-3
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -382,7 +425,8 @@ from course_utils.fields import warp
 # %% nbgrader={"schema_version": 3, "grade_id": "compose", "grade": false, "solution": true, "locked": false}
 # exercise: compose
 def my_compose(first, second):
-    """The displacement (B, N, *spatial) of warping by ``first`` and then by ``second``, both (B, N, *spatial)."""
+    """The displacement (B, N, *spatial) of warping by ``first`` and then by ``second``, both (B,
+    N, *spatial)."""
     ### BEGIN SOLUTION
     return second + warp(first, second)
     ### END SOLUTION
@@ -395,13 +439,16 @@ from course_utils.grading import checks
 
 checks.by_hand(my_compose, {"compose"}, "it is one line with warp")
 generator = torch.Generator().manual_seed(3)
-first, second = (3 * F.avg_pool2d(torch.randn(1, 2, 24, 20, generator=generator), 5, 1, 2) for _ in range(2))
+first, second = (
+    3 * F.avg_pool2d(torch.randn(1, 2, 24, 20, generator=generator), 5, 1, 2) for _ in range(2)
+)
 checks.agree(
     checks.call(my_compose, first, second),
     fields.compose(first, second),
     "my_compose(first, second)",
     {
-        "displacements do not add: the second step starts where the first has ended": first + second,
+        "displacements do not add: the second step starts where the first has ended": first
+        + second,
         "the order is exchanged: read the formula from the outside": fields.compose(second, first),
         "the outer step is missing: u(x) = u2(x) + u1(x + u2(x))": fields.warp(first, second),
         "u1 is read at x, and u2 at x + u2(x)": first + fields.warp(second, second),
@@ -427,7 +474,8 @@ for seed, shape in enumerate([(9, 14), (6, 7, 9)]):
 # %% nbgrader={"schema_version": 3, "grade_id": "atrophy", "grade": false, "solution": true, "locked": false}
 # exercise: atrophy
 def atrophy_percent(displacement, label, value):
-    """Change of volume, a float in percent, of the structure ``value`` of a fixed label (1, 1, *spatial)."""
+    """Change of volume, a float in percent, of the structure ``value`` of a fixed label (1, 1,
+    *spatial)."""
     ### BEGIN SOLUTION
     from course_utils.fields import jacobian_determinant
 
@@ -448,7 +496,9 @@ def atrophy_case(shape, seed):
     centre = (torch.tensor(shape).view(1, dims, *[1] * dims) - 1) / 2
     label = torch.randint(0, 3, (1, 1, *shape), generator=generator)
     zoom = 0.85 + 0.3 * torch.rand(1, generator=generator)
-    return (zoom - 1) * (places - centre) + 0.3 * torch.randn(1, dims, *shape, generator=generator), label
+    return (zoom - 1) * (places - centre) + 0.3 * torch.randn(
+        1, dims, *shape, generator=generator
+    ), label
 
 
 displacement, label = atrophy_case((16, 21), 6)
@@ -463,7 +513,8 @@ checks.agree(
         "the wrong sign: a loss is negative": 100 * (1 - change),
         "that is a share, not percent": change - 1,
         "that is 100 % too much: a structure that keeps its volume has changed by 0": 100 * change,
-        "the mean is taken over the whole image, not over the structure": 100 * (determinant.mean().item() - 1),
+        "the mean is taken over the whole image, not over the structure": 100
+        * (determinant.mean().item() - 1),
         "the structure is label == value; this counts everything that is labelled": 100
         * (determinant[label > 0].mean().item() - 1),
         "log det J and det J - 1 are the same for small changes only": 100
@@ -478,7 +529,9 @@ for seed, shape in enumerate([(13, 18), (9, 11, 8)]):
         region = fields.jacobian_determinant(displacement)[label == value]
         wanted = 100 * (region.double().sum().item() / region.numel() - 1)
         result = checks.call(atrophy_percent, displacement, label, value)
-        checks.agree(result, wanted, f"atrophy_percent of a structure in {shape}", rtol=1e-3, atol=1e-3)
+        checks.agree(
+            result, wanted, f"atrophy_percent of a structure in {shape}", rtol=1e-3, atol=1e-3
+        )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -503,9 +556,10 @@ from course_utils.metrics import dice
 # %% nbgrader={"schema_version": 3, "grade_id": "repair", "grade": false, "solution": true, "locked": false}
 # exercise: repair
 def repair(field, spacing, moving_label, fixed_label, structures):
-    """A field (1, N, *spatial) of unknown order, sign and unit as a displacement (1, N, *spatial) in voxels.
+    """A field (1, N, *spatial) of unknown order, sign and unit as a displacement (1, N, *spatial)
+    in voxels.
 
-    spacing: mm along each array axis; labels (1, 1, *spatial); structures: the label values to compare.
+    spacing: mm along each array axis; labels (1, 1, *spatial); structures: label values to compare.
     """
     ### BEGIN SOLUTION
     import itertools
@@ -539,10 +593,16 @@ def repair_case(shape, spacing, seed):
     size = torch.tensor(shape, dtype=torch.float32)
     label = torch.zeros(1, 1, *shape, dtype=torch.uint8)
     for value in range(1, 5):
-        middle = ((0.3 + 0.4 * torch.rand(dims, generator=generator)) * size).view(1, -1, *[1] * dims)
-        radii = ((0.12 + 0.08 * torch.rand(dims, generator=generator)) * size).view(1, -1, *[1] * dims)
+        middle = ((0.3 + 0.4 * torch.rand(dims, generator=generator)) * size).view(
+            1, -1, *[1] * dims
+        )
+        radii = ((0.12 + 0.08 * torch.rand(dims, generator=generator)) * size).view(
+            1, -1, *[1] * dims
+        )
         label[((places - middle) / radii).square().sum(1, keepdim=True) < 1] = value
-    lengths = torch.tensor([3.0, -2, 1.5][:dims]) * (1 + 0.2 * torch.rand(dims, generator=generator))
+    lengths = torch.tensor([3.0, -2, 1.5][:dims]) * (
+        1 + 0.2 * torch.rand(dims, generator=generator)
+    )
     wave = 1 + 0.2 * torch.sin(places.sum(1, keepdim=True) / 7)
     displacement = lengths.view(1, -1, *[1] * dims) * wave
     return label, displacement, fields.warp(label, displacement, mode="nearest", padding="zeros")
@@ -570,8 +630,12 @@ for reverse, negate, scale in itertools.product((False, True), repeat=3):
             "it is still in mm": u * mm,
             "it is still in mm, and points the other way": -u * mm,
             "it is still in mm, and its components are in reverse order": (u * mm).flip(1),
-            "it is still in mm, points the other way, and its components are in reverse order": -(u * mm).flip(1),
-            "each component is divided by the spacing of another axis: order first, then unit": u * mm / mm.flip(1),
+            "it is still in mm, points the other way, and its components are in reverse order": -(
+                u * mm
+            ).flip(1),
+            "each component is divided by the spacing of another axis: order first, then unit": u
+            * mm
+            / mm.flip(1),
             "that is the possibility with the wrong sign": -u,
         },
     )
@@ -581,7 +645,9 @@ for seed, (shape, sizes) in enumerate([((36, 44), (1.8, 3.0)), ((22, 30, 26), (0
     for reverse, negate, scale in itertools.product((False, True), repeat=3):
         sent = abroad(u, sizes, reverse, negate, scale)
         checks.agree(
-            checks.call(repair, sent, sizes, before, after, [1, 2, 3, 4]), u, f"repair of another field, {shape}"
+            checks.call(repair, sent, sizes, before, after, [1, 2, 3, 4]),
+            u,
+            f"repair of another field, {shape}",
         )
 ### END HIDDEN TESTS
 

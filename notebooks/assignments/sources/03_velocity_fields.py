@@ -20,16 +20,17 @@
 # your own code, the function of the course that does the same is not allowed.
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -97,10 +98,12 @@ checks.agree(
     expected,
     "euler(velocity, steps=6)",
     {
-        "the velocity is always read at the start: read it where the particle is, warp(velocity, u)": v,
+        "the velocity is always read at the start: read it where the particle is, warp(velocity, "
+        "u)": v,
         "a step takes 1/steps of the time: the velocity is not divided by the steps": twice,
         "the velocity is read at x - u(x)": backwards,
-        "that is scaling and squaring with as many squarings; Euler takes equal steps": fields.integrate(v, 6),
+        "that is scaling and squaring with as many squarings; Euler takes equal "
+        "steps": fields.integrate(v, 6),
         "only one step was taken": v / 6,
     },
 )
@@ -138,7 +141,9 @@ def exponential(velocity, squarings):
 from course_utils import fields
 from course_utils.grading import checks
 
-checks.by_hand(exponential, {"integrate", "DVF2DDF"}, "scale, then compose the displacement with itself")
+checks.by_hand(
+    exponential, {"integrate", "DVF2DDF"}, "scale, then compose the displacement with itself"
+)
 v = random_velocity((15, 19), 4.0, seed=2)
 
 
@@ -159,7 +164,9 @@ checks.agree(
     fields.integrate(v, 5),
     "exponential(velocity, squarings=5)",
     {
-        "divided by the number of squarings: K of them multiply the time by 2 ** K": squared(v / 5, 5),
+        "divided by the number of squarings: K of them multiply the time by 2 ** K": squared(
+            v / 5, 5
+        ),
         "the displacement is added to itself: a square is a composition": v,
         "the velocity is not scaled before it is squared": squared(v, 5),
         "one squaring too many for its scaling": squared(v / 2**5, 6),
@@ -172,7 +179,9 @@ checks.agree(
 for seed, (shape, squarings) in enumerate([((9, 14), 0), ((17, 12), 7), ((8, 9, 7), 3)]):
     v = random_velocity(shape, 5.0, seed=seed + 30)
     checks.agree(
-        checks.call(exponential, v, squarings), fields.integrate(v, squarings), f"exponential of a field {shape}"
+        checks.call(exponential, v, squarings),
+        fields.integrate(v, squarings),
+        f"exponential of a field {shape}",
     )
 ### END HIDDEN TESTS
 
@@ -203,7 +212,8 @@ checks.agree(
     fields.integrate(-v),
     "backwards(velocity)",
     {
-        "minus the displacement is not the inverse: the way back starts elsewhere": -fields.integrate(v),
+        "minus the displacement is not the inverse: the way back starts "
+        "elsewhere": -fields.integrate(v),
         "that is the way there": fields.integrate(v),
         "minus the velocity is not integrated yet": -v,
     },
@@ -280,7 +290,8 @@ for seed, (shape, iterations) in enumerate([((21, 10), 0), ((14, 13), 9), ((7, 9
 # %% nbgrader={"schema_version": 3, "grade_id": "residual", "grade": false, "solution": true, "locked": false}
 # exercise: residual
 def residual(there, back):
-    """Mean length, a float in voxels, of the displacement that is left after ``there`` and then ``back``."""
+    """Mean length, a float in voxels, of the displacement that is left after ``there`` and then
+    ``back``."""
     ### BEGIN SOLUTION
     return compose(there, back).norm(dim=1).mean().item()
     ### END SOLUTION
@@ -304,11 +315,21 @@ checks.agree(
         .norm(dim=1)
         .mean()
         .item(),
-        "that is the mean over the components too: a vector has one length": left.abs().mean().item(),
-        "that is the length of all numbers as one vector: the length is per voxel": left.norm().item(),
+        "that is the mean over the components too: a vector has one length": left.abs()
+        .mean()
+        .item(),
+        "that is the length of all numbers as one vector: the length is per "
+        "voxel": left.norm().item(),
         "that is the largest length, not the mean": left.norm(dim=1).max().item(),
-        "the mean of squares has no unit of length: take the root first": left.square().sum(1).mean().item(),
-        "the root of the mean of squares is not the mean length": left.square().sum(1).mean().sqrt().item(),
+        "the mean of squares has no unit of length: take the root first": left.square()
+        .sum(1)
+        .mean()
+        .item(),
+        "the root of the mean of squares is not the mean length": left.square()
+        .sum(1)
+        .mean()
+        .sqrt()
+        .item(),
         "the sum over the voxels, not their mean": left.norm(dim=1).sum().item(),
         "components that cancel are not a length": left.sum(dim=1).abs().mean().item(),
     },
@@ -336,7 +357,8 @@ for seed, shape in enumerate([(21, 10), (7, 9, 8)]):
 # %% nbgrader={"schema_version": 3, "grade_id": "resize", "grade": false, "solution": true, "locked": false}
 # exercise: resize
 def resize_field(field, shape):
-    """A field (B, N, *spatial) in voxels on the grid ``shape`` (N sizes), in voxels of that grid."""
+    """A field (B, N, *spatial) in voxels on the grid ``shape`` (N sizes), in voxels of that
+    grid."""
     ### BEGIN SOLUTION
     old = field.shape[2:]
     mode = "bilinear" if len(shape) == 2 else "trilinear"
@@ -362,19 +384,27 @@ checks.agree(
     "resize_field(velocity (1, 2, 16, 18), (8, 24))",
     {
         "the samples are right, the vectors are still in voxels of the old grid": samples,
-        "the factor is the wrong way round: a coarse voxel is longer, so the number of voxels falls": samples / factor,
+        "the factor is the wrong way round: a coarse voxel is longer, so the number of voxels "
+        "falls": samples / factor,
         "each component has its own factor; this takes axis 0's for all": samples * 0.5,
         "each component has its own factor; this takes the last axis's for all": samples * 24 / 18,
         "the factors are exchanged between the axes": samples * factor.flip(1),
-        "align_corners=True keeps the outer centres; here the outer edges of the two grids coincide": corners * factor,
+        "align_corners=True keeps the outer centres; here the outer edges of the two grids "
+        "coincide": corners * factor,
         "align_corners=True, and the vectors are still in voxels of the old grid": corners,
         "the nearest samples were taken: interpolate": F.interpolate(v, size=(8, 24)) * factor,
     },
 )
 ### BEGIN HIDDEN TESTS
-for seed, (old, new) in enumerate([((15, 20), (31, 10)), ((8, 10, 6), (4, 5, 3)), ((5, 7, 6), (10, 9, 13))]):
+for seed, (old, new) in enumerate(
+    [((15, 20), (31, 10)), ((8, 10, 6), (4, 5, 3)), ((5, 7, 6), (10, 9, 13))]
+):
     v = random_velocity(old, 4.0, seed=seed + 80)
-    checks.agree(checks.call(resize_field, v, new), fields.resize(v, new), f"resize_field from {old} to {new}")
+    checks.agree(
+        checks.call(resize_field, v, new),
+        fields.resize(v, new),
+        f"resize_field from {old} to {new}",
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -410,7 +440,8 @@ checks.agree(
     (meet_m, meet_f),
     "halfway(moving, fixed, velocity)",
     {
-        "half of the displacement is not the flow of half the time: halve the velocity, then integrate": (
+        "half of the displacement is not the flow of half the time: halve the velocity, then "
+        "integrate": (
             fields.warp(m, whole / 2),
             fields.warp(f, fields.integrate(-v) / 2),
         ),
@@ -422,8 +453,14 @@ checks.agree(
             meet_m,
             fields.warp(f, -fields.integrate(v / 2)),
         ),
-        "both images go forwards: they pass each other": (meet_m, fields.warp(f, fields.integrate(v / 2))),
-        "each image goes the whole way": (fields.warp(m, whole), fields.warp(f, fields.integrate(-v))),
+        "both images go forwards: they pass each other": (
+            meet_m,
+            fields.warp(f, fields.integrate(v / 2)),
+        ),
+        "each image goes the whole way": (
+            fields.warp(m, whole),
+            fields.warp(f, fields.integrate(-v)),
+        ),
         "the moving image goes the whole way, the fixed one stays": (fields.warp(m, whole), f),
         "the two are exchanged: the moving image follows v": (
             fields.warp(m, fields.integrate(-v / 2)),
@@ -452,7 +489,8 @@ for seed, shape in enumerate([(21, 16), (9, 11, 8)]):
 # %% nbgrader={"schema_version": 3, "grade_id": "enough", "grade": false, "solution": true, "locked": false}
 # exercise: enough
 def enough_squarings(velocity, tolerance, most=12):
-    """The smallest K from 0 to most such that integrate(v, K) and integrate(v, K + 1) nowhere differ by more.
+    """The smallest K from 0 to most such that integrate(v, K) and integrate(v, K + 1) nowhere
+    differ by more.
 
     Raises:
         ValueError: there is none.
@@ -464,7 +502,9 @@ def enough_squarings(velocity, tolerance, most=12):
         if (finer - current).norm(dim=1).max() <= tolerance:
             return squarings
         current = finer
-    raise ValueError(f"not even {most} squarings are within {tolerance} voxel of {most + 1}: smooth the velocity")
+    raise ValueError(
+        f"not even {most} squarings are within {tolerance} voxel of {most + 1}: smooth the velocity"
+    )
     ### END SOLUTION
 
 
@@ -487,7 +527,9 @@ def enough_answers(velocity, tolerance):
     right = first(lambda change: change.norm(dim=1).max())
     return right, {
         "that is K + 1: the coarser of the two is good enough already": right + 1,
-        "on average it is good enough; it should be so at every voxel": first(lambda change: change.norm(dim=1).mean()),
+        "on average it is good enough; it should be so at every voxel": first(
+            lambda change: change.norm(dim=1).mean()
+        ),
         "in each component it is good enough; the length of the vector counts": first(
             lambda change: change.abs().max()
         ),
@@ -496,7 +538,8 @@ def enough_answers(velocity, tolerance):
 
 
 def critical(velocity, squarings):
-    """A tolerance between the largest component and the longest vector of what one more squaring changes."""
+    """A tolerance between the largest component and the longest vector of what one more squaring
+    changes."""
     change = fields.integrate(velocity, squarings + 1) - fields.integrate(velocity, squarings)
     return (change.norm(dim=1).max() + change.abs().max()).item() / 2
 
@@ -512,19 +555,35 @@ for seed, length, tolerance in [(9, 0.0, 0.1), (9, 2.0, 0.05), (10, 6.0, None), 
         others,
     )
 rough = 20 * torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
-checks.raises(ValueError, enough_squarings, rough, 1e-3, 3, what="enough_squarings(noise, 0.001, most=3)")
+checks.raises(
+    ValueError, enough_squarings, rough, 1e-3, 3, what="enough_squarings(noise, 0.001, most=3)"
+)
 ### BEGIN HIDDEN TESTS
-for seed, shape, tolerance in [(0, (25, 31), 0.02), (1, (25, 31), 0.3), (2, (11, 12, 10), None), (3, (28, 19), 0.007)]:
+for seed, shape, tolerance in [
+    (0, (25, 31), 0.02),
+    (1, (25, 31), 0.3),
+    (2, (11, 12, 10), None),
+    (3, (28, 19), 0.007),
+]:
     v = random_velocity(shape, 5.0, seed=seed + 100, smoothness=7)
     v = torch.cat([0.3 * v, v])
     tolerance = tolerance or critical(v, 2)
     answer, others = enough_answers(v, tolerance)
     result = checks.call(enough_squarings, v, tolerance)
     checks.agree(result, answer, f"enough_squarings of another velocity {shape}", others)
-    checks.agree(checks.call(enough_squarings, v, tolerance, answer), answer, f"enough_squarings with most={answer}")
+    checks.agree(
+        checks.call(enough_squarings, v, tolerance, answer),
+        answer,
+        f"enough_squarings with most={answer}",
+    )
     if answer:
         checks.raises(
-            ValueError, enough_squarings, v, tolerance, answer - 1, what=f"enough_squarings with most={answer - 1}"
+            ValueError,
+            enough_squarings,
+            v,
+            tolerance,
+            answer - 1,
+            what=f"enough_squarings with most={answer - 1}",
         )
 ### END HIDDEN TESTS
 

@@ -18,16 +18,17 @@
 # too. The exercises do not build on each other: every one works with the modules of the course.
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -112,8 +113,12 @@ def judge_block(dims, inputs, outputs, stride, size):
         {
             "the activation is missing": plain,
             "a plain ReLU: negative values should be multiplied by 0.2": F.relu(plain),
-            "the slope of the leaky ReLU is 0.2; PyTorch's default is 0.01": F.leaky_relu(plain, 0.01),
-            "the stride is not used": F.leaky_relu({2: F.conv2d, 3: F.conv3d}[dims](x, weight, bias, 1, 1), 0.2),
+            "the slope of the leaky ReLU is 0.2; PyTorch's default is 0.01": F.leaky_relu(
+                plain, 0.01
+            ),
+            "the stride is not used": F.leaky_relu(
+                {2: F.conv2d, 3: F.conv3d}[dims](x, weight, bias, 1, 1), 0.2
+            ),
         },
     )
 
@@ -178,7 +183,11 @@ with torch.no_grad():
 with torch.no_grad():
     for case in [(3, (3, 5), 2, (8, 4, 12), 1), (2, (2, 3, 4, 5), 2, (32, 16), 2)]:
         unet, x, found = encoder_case(*case)
-        checks.agree(checks.call(encode, unet.encoder, x), found, f"encode with {len(found)} levels in {case[0]}-D")
+        checks.agree(
+            checks.call(encode, unet.encoder, x),
+            found,
+            f"encode with {len(found)} levels in {case[0]}-D",
+        )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -195,7 +204,8 @@ with torch.no_grad():
 # %% nbgrader={"schema_version": 3, "grade_id": "decode", "grade": false, "solution": true, "locked": false}
 # exercise: decode
 def decode(levels, features):
-    """The result (B, C, *spatial) of the last level; ``features`` are those of the encoder, finest first."""
+    """The result (B, C, *spatial) of the last level; ``features`` are those of the encoder, finest
+    first."""
     ### BEGIN SOLUTION
     *skips, x = features
     for level in levels:
@@ -237,23 +247,33 @@ with torch.no_grad():
             "the encoder's features go behind what comes from below, not before it": decoded(
                 unet, features, lambda x, skip: torch.cat([skip, x], dim=1), mode="nearest"
             ),
-            "the resolution is doubled by interpolation: repeat the voxels, mode='nearest'": decoded(
+            "the resolution is doubled by interpolation: repeat the voxels, "
+            "mode='nearest'": decoded(
                 unet, features, lambda x, skip: torch.cat([x, skip], dim=1), mode="bilinear"
             ),
             "the encoder's features are not used: without skips the edges are lost": decoded(
                 unet, features, lambda x, skip: torch.cat([x, x], dim=1), mode="nearest"
             ),
             "the encoder's features are added and doubled, not put behind": decoded(
-                unet, features, lambda x, skip: torch.cat([x + skip, x + skip], dim=1), mode="nearest"
+                unet,
+                features,
+                lambda x, skip: torch.cat([x + skip, x + skip], dim=1),
+                mode="nearest",
             ),
         },
     )
 ### BEGIN HIDDEN TESTS
 with torch.no_grad():
-    for case in [(3, (3, 5, 4), (8, 4, 12), 1), (2, (2, 3, 4, 5), (32, 16), 2), (3, (4, 2), (6, 10, 4), 3)]:
+    for case in [
+        (3, (3, 5, 4), (8, 4, 12), 1),
+        (2, (2, 3, 4, 5), (32, 16), 2),
+        (3, (4, 2), (6, 10, 4), 3),
+    ]:
         unet, features, result = decoder_case(*case)
         checks.agree(
-            checks.call(decode, unet.decoder, features), result, f"decode with widths {case[1]} in {case[0]}-D"
+            checks.call(decode, unet.decoder, features),
+            result,
+            f"decode with widths {case[1]} in {case[0]}-D",
         )
 ### END HIDDEN TESTS
 
@@ -284,18 +304,30 @@ from course_utils.grading import checks
 
 def judge_head(dims, features):
     head, what = checks.call(velocity_head, dims, features), f"velocity_head({dims}, {features})"
-    assert type(head) is {2: nn.Conv2d, 3: nn.Conv3d}[dims], f"{what}: it should be a convolution in {dims}-D"
+    assert type(head) is {2: nn.Conv2d, 3: nn.Conv3d}[dims], (
+        f"{what}: it should be a convolution in {dims}-D"
+    )
     checks.agree(
         [tuple(p.shape) for p in head.parameters()],
         [(dims, features, *[3] * dims), (dims,)],
         f"{what}: shapes",
         {"one channel: a velocity has a component an axis": [(1, features, *[3] * dims), (1,)]},
     )
-    checks.agree(tuple(head(torch.ones(1, features, *[6] * dims)).shape), (1, dims, *[6] * dims), f"{what}(x): shape")
+    checks.agree(
+        tuple(head(torch.ones(1, features, *[6] * dims)).shape),
+        (1, dims, *[6] * dims),
+        f"{what}(x): shape",
+    )
     checks.agree(head.bias.detach(), torch.zeros(dims), f"{what}: the bias", atol=0)
     spread = head.weight.std().item()
-    assert spread > 0, f"{what}: with weights of exactly 0 the network in front of the head gets no gradient at first"
-    assert spread < 1e-3, f"{what}: the weights have PyTorch's default spread ({spread:.2g}); the start is no identity"
+    assert spread > 0, (
+        f"{what}: with weights of exactly 0 the network in front of the head gets no gradient at "
+        "first"
+    )
+    assert spread < 1e-3, (
+        f"{what}: the weights have PyTorch's default spread ({spread:.2g}); the start is no "
+        "identity"
+    )
     checks.agree(spread, 1e-5, f"{what}: standard deviation of the weights", rtol=0.2, atol=0)
 
 
@@ -319,7 +351,8 @@ judge_head(2, 40)
 # %% nbgrader={"schema_version": 3, "grade_id": "pad", "grade": false, "solution": true, "locked": false}
 # exercise: pad
 def pad_to_multiple(images, divisor):
-    """Images (B, C, *spatial), padded at the end of each axis to the next multiple of ``divisor``."""
+    """Images (B, C, *spatial), padded at the end of each axis to the next multiple of
+    ``divisor``."""
     ### BEGIN SOLUTION
     margins = []
     for n in reversed(images.shape[2:]):
@@ -341,8 +374,12 @@ checks.agree(
         "the margins are in the order of the axes: F.pad wants the last axis first": F.pad(
             x, (0, 3, 0, 0), mode="replicate"
         ),
-        "a size that divides already has got another 8 voxels": F.pad(x, (0, 8, 0, 3), mode="replicate"),
-        "padded with zeros, which is an edge that nobody has: mode='replicate'": F.pad(x, (0, 0, 0, 3)),
+        "a size that divides already has got another 8 voxels": F.pad(
+            x, (0, 8, 0, 3), mode="replicate"
+        ),
+        "padded with zeros, which is an edge that nobody has: mode='replicate'": F.pad(
+            x, (0, 0, 0, 3)
+        ),
         "padded at the beginning: voxel 0 is voxel 3 now": F.pad(x, (0, 0, 3, 0), mode="replicate"),
         "padded on both sides: voxel 0 is voxel 1 now": F.pad(x, (0, 0, 1, 2), mode="replicate"),
         "padded on both sides: voxel 0 is voxel 2 now": F.pad(x, (0, 0, 2, 1), mode="replicate"),
@@ -357,7 +394,9 @@ for shape, divisor, margins in [
 ]:
     x = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(1))
     wanted = F.pad(x, margins, mode="replicate")
-    checks.agree(checks.call(pad_to_multiple, x, divisor), wanted, f"pad_to_multiple of {shape} to {divisor}")
+    checks.agree(
+        checks.call(pad_to_multiple, x, divisor), wanted, f"pad_to_multiple of {shape} to {divisor}"
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -378,11 +417,14 @@ for shape, divisor, margins in [
 # %% nbgrader={"schema_version": 3, "grade_id": "forward", "grade": false, "solution": true, "locked": false}
 # exercise: forward
 def register(unet, head, moving, fixed):
-    """(moved (B, 1, *spatial), displacement (B, N, *spatial) in voxels) of two images (B, 1, *spatial)."""
+    """(moved (B, 1, *spatial), displacement (B, N, *spatial) in voxels) of two images (B, 1,
+    *spatial)."""
     ### BEGIN SOLUTION
     spatial = moving.shape[2:]
     padded = [-(-n // unet.divisor) * unet.divisor for n in spatial]
-    margins = [m for n, p in zip(reversed(spatial), reversed(padded), strict=True) for m in (0, p - n)]
+    margins = [
+        m for n, p in zip(reversed(spatial), reversed(padded), strict=True) for m in (0, p - n)
+    ]
     images = F.pad(torch.cat([moving, fixed], dim=1), margins, mode="replicate")
     velocity = head(unet(images))
     displacement = resize(integrate(velocity), padded)[(..., *(slice(n) for n in spatial))]
@@ -410,21 +452,22 @@ def network_case(shape, seed):
 def variants(model, m, f):
     """What known mistakes make of images whose size divides."""
     shape = m.shape[2:]
-    velocity, other = (model.velocity(model.unet(torch.cat(both, dim=1))) for both in ([m, f], [f, m]))
+    velocity, other = (
+        model.velocity(model.unet(torch.cat(both, dim=1))) for both in ([m, f], [f, m])
+    )
     flow = fields.integrate(velocity)
     linear = {"size": shape, "mode": "bilinear", "align_corners": False}
     displacements = {
-        "the fixed image is the first channel: moving first": fields.resize(fields.integrate(other), shape),
-        "the vectors are still in voxels of the coarse grid: resize scales them, F.interpolate does not": F.interpolate(
-            flow, **linear
+        "the fixed image is the first channel: moving first": fields.resize(
+            fields.integrate(other), shape
         ),
+        "the vectors are still in voxels of the coarse grid: resize scales them, F.interpolate "
+        "does not": F.interpolate(flow, **linear),
         "the velocity is not integrated": fields.resize(velocity, shape),
-        "the velocity is resized before it is integrated: integrate on the coarse grid": fields.integrate(
-            fields.resize(velocity, shape)
-        ),
-        "the displacement is halved on its way up; in voxels of the fine grid it is twice as long": F.interpolate(
-            flow / 2, **linear
-        ),
+        "the velocity is resized before it is integrated: integrate on the coarse "
+        "grid": fields.integrate(fields.resize(velocity, shape)),
+        "the displacement is halved on its way up; in voxels of the fine grid it is twice as "
+        "long": F.interpolate(flow / 2, **linear),
         "the displacement is negated": -fields.resize(flow, shape),
     }
     answers = {mistake: (fields.warp(m, u), u) for mistake, u in displacements.items()}
@@ -439,13 +482,18 @@ with torch.no_grad():
     result = model(m, f)
     answer = checks.call(register, model.unet, model.velocity, m, f)
     checks.agree(
-        answer, (result.moved, result.displacement), "register(unet, head, moving, fixed)", variants(model, m, f)
+        answer,
+        (result.moved, result.displacement),
+        "register(unet, head, moving, fixed)",
+        variants(model, m, f),
     )
     model, m, f = network_case((21, 30), 1)
     result = model(m, f)
     answer = checks.call(register, model.unet, model.velocity, m, f)
     checks.agree(
-        answer, (result.moved, result.displacement), "register(...) of images of 21 × 30, which 8 does not divide"
+        answer,
+        (result.moved, result.displacement),
+        "register(...) of images of 21 × 30, which 8 does not divide",
     )
 ### BEGIN HIDDEN TESTS
 with torch.no_grad():
@@ -453,7 +501,9 @@ with torch.no_grad():
         model, m, f = network_case(shape, seed + 5)
         result = model(m, f)
         answer = checks.call(register, model.unet, model.velocity, m, f)
-        checks.agree(answer, (result.moved, result.displacement), f"register(...) of images {shape}")
+        checks.agree(
+            answer, (result.moved, result.displacement), f"register(...) of images {shape}"
+        )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -471,7 +521,8 @@ with torch.no_grad():
 # %% nbgrader={"schema_version": 3, "grade_id": "reach", "grade": false, "solution": true, "locked": false}
 # exercise: reach
 def reach(network, channels, size):
-    """Rows of the input, an int, from the first to the last that the middle output voxel depends on; 2-D."""
+    """Rows of the input, an int, from the first to the last that the middle output voxel depends
+    on; 2-D."""
     ### BEGIN SOLUTION
     image = torch.rand(1, channels, size, size, requires_grad=True)
     output = network(image)
@@ -492,7 +543,11 @@ def judge_reach(layers, channels, size, rows, mistakes, what):
     checks.agree(checks.call(reach, network, channels, size), rows, f"reach({what})", mistakes)
 
 
-wide = [nn.Conv2d(2, 4, (7, 3), padding=(3, 1)), nn.LeakyReLU(0.2), nn.Conv2d(4, 2, (5, 3), padding=(2, 1))]
+wide = [
+    nn.Conv2d(2, 4, (7, 3), padding=(3, 1)),
+    nn.LeakyReLU(0.2),
+    nn.Conv2d(4, 2, (5, 3), padding=(2, 1)),
+]
 judge_reach(
     wide,
     2,
@@ -506,13 +561,30 @@ judge_reach(
     "a 7 × 3 and a 5 × 3 kernel",
 )
 gaps = [nn.Conv2d(1, 3, 3, padding=4, dilation=4)]
-judge_reach(gaps, 1, 30, 9, {"rows in between that do not count are within the reach, too": 3}, "a dilated kernel")
+judge_reach(
+    gaps,
+    1,
+    30,
+    9,
+    {"rows in between that do not count are within the reach, too": 3},
+    "a dilated kernel",
+)
 ### BEGIN HIDDEN TESTS
 judge_reach(
-    [nn.Conv2d(3, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 2, 3, padding=1)], 3, 36, 8, {}, "a strided network"
+    [nn.Conv2d(3, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 2, 3, padding=1)],
+    3,
+    36,
+    8,
+    {},
+    "a strided network",
 )
 judge_reach(
-    [nn.Conv2d(2, 2, (1, 9), padding=(0, 4)), nn.Conv2d(2, 5, (3, 1), padding=(1, 0))], 2, 31, 3, {}, "flat kernels"
+    [nn.Conv2d(2, 2, (1, 9), padding=(0, 4)), nn.Conv2d(2, 5, (3, 1), padding=(1, 0))],
+    2,
+    31,
+    3,
+    {},
+    "flat kernels",
 )
 unet = networks.UNet(2, 2, (4, 6, 6), first_stride=1)
 image = torch.rand(1, 2, 64, 64, requires_grad=True)
@@ -579,15 +651,24 @@ def symmetric_case(shape, seed):
         f,
         answer((v - w) / 2),
         {
-            "the two velocities are added: they point in opposite directions, so subtract": answer((v + w) / 2),
-            "the half is missing: two answers of one length, and the mean is meant": answer(v - w),
-            "that is the model's own answer, asked one way only": [there.moved, there.displacement, there.velocity],
-            "that is the flow of the model's own velocity, asked one way only": answer(v),
-            "the sign is the wrong way round: v(moving, fixed) counts positive": answer((w - v) / 2),
-            "the displacements are averaged; their mean is not the flow of the mean velocity": answer(
-                (v - w) / 2, (there.displacement - back.displacement) / 2
+            "the two velocities are added: they point in opposite directions, so subtract": answer(
+                (v + w) / 2
             ),
-            "the velocity is not integrated: its displacement is exp(w)": answer((v - w) / 2, (v - w) / 2),
+            "the half is missing: two answers of one length, and the mean is meant": answer(v - w),
+            "that is the model's own answer, asked one way only": [
+                there.moved,
+                there.displacement,
+                there.velocity,
+            ],
+            "that is the flow of the model's own velocity, asked one way only": answer(v),
+            "the sign is the wrong way round: v(moving, fixed) counts positive": answer(
+                (w - v) / 2
+            ),
+            "the displacements are averaged; their mean is not the flow of the mean "
+            "velocity": answer((v - w) / 2, (there.displacement - back.displacement) / 2),
+            "the velocity is not integrated: its displacement is exp(w)": answer(
+                (v - w) / 2, (v - w) / 2
+            ),
             "the displacement is still the model's own": answer((v - w) / 2, there.displacement),
         },
     )
@@ -602,7 +683,10 @@ def judge_symmetric(shape, seed):
         sum(p.numel() for p in module.parameters()),
         count,
         "number of parameters of Symmetric(model)",
-        {"the model's parameters are not found: keep the model in an attribute, after super().__init__()": 0},
+        {
+            "the model's parameters are not found: keep the model in an attribute, after "
+            "super().__init__()": 0
+        },
     )
     with torch.no_grad():
         result = checks.call(module, m, f)

@@ -20,16 +20,17 @@
 # code, the loss of the course or of MONAI is not allowed.
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -55,7 +56,9 @@ root = session.runs / "assignment5"
 make_cohort(root / "synthetic", subjects=24, dimensions=2)
 cohort = load_cohort("synthetic", root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
-training_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6))  # random, endless, costs nothing
+training_pairs = PairDataset(
+    subjects, cohort.pairs("train", count=10**6)
+)  # random, endless, costs nothing
 test_pairs = PairDataset(subjects, cohort.pairs("test", "all"))
 item = test_pairs[0]  # "moving", "fixed", "moving_label", "fixed_label": (1, 96, 96) each
 panel({"moving": item["moving"], "fixed": item["fixed"]}, spacing=cohort.info.spacing)
@@ -90,11 +93,11 @@ checks.agree(
     "ssd(moved, fixed)",
     {
         "a sum in place of a mean: it grows with the size of the image": difference.square().sum(),
-        "a sum over each image and a mean over the batch: take the mean over all voxels": difference.square()
-        .sum((1, 2, 3))
-        .mean(),
+        "a sum over each image and a mean over the batch: take the mean over all "
+        "voxels": difference.square().sum((1, 2, 3)).mean(),
         "the difference is not squared": difference.abs().mean(),
-        "the difference is not squared: what is too dark here and too bright there cancels": difference.mean(),
+        "the difference is not squared: what is too dark here and too bright there "
+        "cancels": difference.mean(),
         "the root makes it a distance; the loss is without": difference.square().mean().sqrt(),
         "the mean is squared, not the difference": difference.mean().square(),
         "one number for each image of the batch": difference.square().mean((1, 2, 3)),
@@ -102,7 +105,9 @@ checks.agree(
     },
 )
 a.requires_grad_()
-assert ssd(a, b).requires_grad, "ssd: no gradient flows: leave it a tensor, without .item(), .detach() or NumPy"
+assert ssd(a, b).requires_grad, (
+    "ssd: no gradient flows: leave it a tensor, without .item(), .detach() or NumPy"
+)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(1, 1, 5, 8), (3, 1, 4, 6, 5)]):
     a, b = torch.rand(2, *shape, generator=torch.Generator().manual_seed(seed + 1))
@@ -130,7 +135,8 @@ for seed, shape in enumerate([(1, 1, 5, 8), (3, 1, 4, 6, 5)]):
 # %% nbgrader={"schema_version": 3, "grade_id": "ncc", "grade": false, "solution": true, "locked": false}
 # exercise: ncc
 def ncc(moved, fixed, window=9):
-    """One minus the mean squared local correlation, a scalar tensor, of images (B, 1, *spatial); window is odd."""
+    """One minus the mean squared local correlation, a scalar tensor, of images (B, 1, *spatial);
+    window is odd."""
     ### BEGIN SOLUTION
     pool = F.avg_pool2d if moved.ndim == 4 else F.avg_pool3d
 
@@ -152,7 +158,8 @@ from course_utils.grading import checks
 
 
 def correlation(a, b, window, inside=True, means=True):
-    """Local correlation with its sign; ``inside``: outer voxels do not count; ``means``: they are subtracted."""
+    """Local correlation with its sign; ``inside``: outer voxels do not count; ``means``: they are
+    subtracted."""
 
     def box(x):
         return F.avg_pool2d(x, window, 1, window // 2, count_include_pad=not inside)
@@ -177,13 +184,14 @@ checks.agree(
     losses.ncc_loss(a, b, 5),
     "ncc(moved, fixed, window=5)",
     {
-        "the correlation is not squared: inverted contrast counts against the match": 1 - signed.mean(),
+        "the correlation is not squared: inverted contrast counts against the match": 1
+        - signed.mean(),
         "the correlation is not squared, only its sign is dropped": 1 - signed.abs().mean(),
-        "that is a similarity, higher for a better match; a loss is 1 minus it": signed.square().mean(),
+        "that is a similarity, higher for a better match; a loss is 1 minus "
+        "it": signed.square().mean(),
         "1 is missing: the loss of a perfect match is 0": -signed.square().mean(),
-        "zeros outside of the image count: the border then correlates with everything (count_include_pad=False)": (
-            1 - correlation(a, b, 5, inside=False).square().mean()
-        ),
+        "zeros outside of the image count: the border then correlates with everything "
+        "(count_include_pad=False)": (1 - correlation(a, b, 5, inside=False).square().mean()),
         "the means over the window are not subtracted: a product of means is part of each term": (
             1 - correlation(a, b, 5, means=False).square().mean()
         ),
@@ -196,12 +204,21 @@ checks.agree(
     atol=1e-4,
 )
 a.requires_grad_()
-assert ncc(a, b, 5).requires_grad, "ncc: no gradient flows: leave it a tensor, without .item(), .detach() or NumPy"
+assert ncc(a, b, 5).requires_grad, (
+    "ncc: no gradient flows: leave it a tensor, without .item(), .detach() or NumPy"
+)
 ### BEGIN HIDDEN TESTS
-for seed, (shape, window) in enumerate([((1, 1, 23, 14), 9), ((2, 1, 11, 9, 12), 5), ((1, 1, 12, 15, 10), 7)]):
+for seed, (shape, window) in enumerate(
+    [((1, 1, 23, 14), 9), ((2, 1, 11, 9, 12), 5), ((1, 1, 12, 15, 10), 7)]
+):
     a, b = texture(shape, seed + 3)
     b[..., :4, :] = 0.25  # flat
-    checks.agree(checks.call(ncc, a, b, window), losses.ncc_loss(a, b, window), f"ncc of images {shape}", atol=1e-4)
+    checks.agree(
+        checks.call(ncc, a, b, window),
+        losses.ncc_loss(a, b, window),
+        f"ncc of images {shape}",
+        atol=1e-4,
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -214,9 +231,12 @@ for seed, (shape, window) in enumerate([((1, 1, 23, 14), 9), ((2, 1, 11, 9, 12),
 # %% nbgrader={"schema_version": 3, "grade_id": "diffusion", "grade": false, "solution": true, "locked": false}
 # exercise: diffusion
 def diffusion(field):
-    """Mean squared difference of neighbours of a field (B, N, *spatial), averaged over axes; a scalar tensor."""
+    """Mean squared difference of neighbours of a field (B, N, *spatial), averaged over axes; a
+    scalar tensor."""
     ### BEGIN SOLUTION
-    return torch.stack([field.diff(dim=axis).square().mean() for axis in range(2, field.ndim)]).mean()
+    return torch.stack(
+        [field.diff(dim=axis).square().mean() for axis in range(2, field.ndim)]
+    ).mean()
     ### END SOLUTION
 
 
@@ -225,7 +245,11 @@ def diffusion(field):
 from course_utils import losses
 from course_utils.grading import checks
 
-checks.by_hand(diffusion, {"diffusion_loss", "DiffusionLoss", "BendingEnergyLoss"}, "differences, squares, means")
+checks.by_hand(
+    diffusion,
+    {"diffusion_loss", "DiffusionLoss", "BendingEnergyLoss"},
+    "differences, squares, means",
+)
 v = torch.randn(2, 2, 8, 13, generator=torch.Generator().manual_seed(0))
 first, second = v.diff(dim=2), v.diff(dim=3)
 checks.agree(
@@ -233,17 +257,17 @@ checks.agree(
     losses.diffusion_loss(v),
     "diffusion(field)",
     {
-        "the axes are added: the mean over the axes is half of that": first.square().mean() + second.square().mean(),
+        "the axes are added: the mean over the axes is half of that": first.square().mean()
+        + second.square().mean(),
         "a sum in place of a mean": first.square().sum() + second.square().sum(),
-        "a sum in place of a mean over the voxels": (first.square().sum() + second.square().sum()) / 2,
+        "a sum in place of a mean over the voxels": (first.square().sum() + second.square().sum())
+        / 2,
         "the differences are not squared": (first.abs().mean() + second.abs().mean()) / 2,
         "only the first axis is charged": first.square().mean(),
         "only the last axis is charged": second.square().mean(),
         "that charges the length of the vectors, not their differences": v.square().mean(),
-        "differences between components and images of the batch are none between neighbours: the axes start at 2": (
-            v.diff(dim=0).square().mean() + v.diff(dim=1).square().mean()
-        )
-        / 2,
+        "differences between components and images of the batch are none between neighbours: the "
+        "axes start at 2": (v.diff(dim=0).square().mean() + v.diff(dim=1).square().mean()) / 2,
         "second differences are the bending energy's": (
             first.diff(dim=2).square().mean() + second.diff(dim=3).square().mean()
         )
@@ -256,7 +280,9 @@ checks.agree(
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(1, 2, 9, 6), (2, 3, 5, 8, 7)]):
     v = torch.randn(shape, generator=torch.Generator().manual_seed(seed + 5)) + 3
-    checks.agree(checks.call(diffusion, v), losses.diffusion_loss(v), f"diffusion of a field {shape}")
+    checks.agree(
+        checks.call(diffusion, v), losses.diffusion_loss(v), f"diffusion of a field {shape}"
+    )
 v.requires_grad_()
 assert diffusion(v).requires_grad, "diffusion: no gradient flows: leave it a tensor"
 ### END HIDDEN TESTS
@@ -302,7 +328,9 @@ def memberships(shape, seed):
     return a, b
 
 
-checks.by_hand(soft_dice, {"soft_dice_loss", "DiceLoss", "GeneralizedDiceLoss"}, "the formula is above")
+checks.by_hand(
+    soft_dice, {"soft_dice_loss", "DiceLoss", "GeneralizedDiceLoss"}, "the formula is above"
+)
 a, b = memberships((2, 3, 6, 8), 0)
 both, sizes = (a * b).sum((2, 3)), (a * a + b * b).sum((2, 3))
 scores = 2 * both / sizes
@@ -315,9 +343,12 @@ checks.agree(
         "a factor of 2 is missing: two equal images should cost 0": 1 - scores.nanmean() / 2,
         "that is a score, higher for a better match; a loss is 1 minus it": scores.nanmean(),
         "the memberships in the denominator are not squared": 1 - plain.nanmean(),
-        "a structure that neither image has counts as a miss: leave it out": 1 - scores.nan_to_num(0).mean(),
-        "a structure that neither image has counts as a full match: leave it out": 1 - scores.nan_to_num(1).mean(),
-        "a structure that neither image has is 0 / 0, and one nan spoils the mean: leave it out": 1 - scores.mean(),
+        "a structure that neither image has counts as a miss: leave it out": 1
+        - scores.nan_to_num(0).mean(),
+        "a structure that neither image has counts as a full match: leave it out": 1
+        - scores.nan_to_num(1).mean(),
+        "a structure that neither image has is 0 / 0, and one nan spoils the mean: leave it out": 1
+        - scores.mean(),
         "all structures are added up before the division: small ones then count for nothing": 1
         - 2 * both.sum() / sizes.sum(),
         "the batch is added up before the division": 1 - (2 * both.sum(0) / sizes.sum(0)).mean(),
@@ -328,7 +359,11 @@ checks.agree(
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(3, 4, 7, 5), (2, 5, 4, 6, 3)]):
     a, b = memberships(shape, seed + 2)
-    checks.agree(checks.call(soft_dice, a, b), losses.soft_dice_loss(a, b), f"soft_dice of memberships {shape}")
+    checks.agree(
+        checks.call(soft_dice, a, b),
+        losses.soft_dice_loss(a, b),
+        f"soft_dice of memberships {shape}",
+    )
 a.requires_grad_()
 assert soft_dice(a, b).requires_grad, "soft_dice: no gradient flows: leave it a tensor"
 ### END HIDDEN TESTS
@@ -367,8 +402,12 @@ checks.agree(
             2e-3 * min(1, s / 10) * (1 + c) / 2 for s, c in enumerate(curve)
         ],
         "the warm-up is missing": [2e-3 * (1 + c) / 2 for c in curve],
-        "the warm-up does not end: no more than 1": [2e-3 * (s + 1) / 10 * (1 + c) / 2 for s, c in enumerate(curve)],
-        "the half is missing: 1 + cos starts at 2": [2e-3 * up * (1 + c) for up, c in zip(rise, curve, strict=True)],
+        "the warm-up does not end: no more than 1": [
+            2e-3 * (s + 1) / 10 * (1 + c) / 2 for s, c in enumerate(curve)
+        ],
+        "the half is missing: 1 + cos starts at 2": [
+            2e-3 * up * (1 + c) for up, c in zip(rise, curve, strict=True)
+        ],
         "a cosine alone becomes negative, and the training climbs": [
             2e-3 * up * c for up, c in zip(rise, curve, strict=True)
         ],
@@ -377,14 +416,18 @@ checks.agree(
         ],
         "no cosine: the rate stays at its highest": [2e-3 * up for up in rise],
         "the cosine should begin with the first step, not after the warm-up": [
-            2e-3 * up * (1 + math.cos(math.pi * max(0, s - 10) / 30)) / 2 for s, up in enumerate(rise)
+            2e-3 * up * (1 + math.cos(math.pi * max(0, s - 10) / 30)) / 2
+            for s, up in enumerate(rise)
         ],
     },
     atol=1e-9,
 )
 ### BEGIN HIDDEN TESTS
 for steps, warmup, highest in [(7, 1, 1.0), (100, 33, 4e-3), (12, 12, 0.5)]:
-    wanted = [highest * min(s + 1, warmup) / warmup * math.cos(math.pi * s / steps / 2) ** 2 for s in range(steps)]
+    wanted = [
+        highest * min(s + 1, warmup) / warmup * math.cos(math.pi * s / steps / 2) ** 2
+        for s in range(steps)
+    ]
     rates = [checks.call(learning_rate, s, steps, warmup, highest) for s in range(steps)]
     checks.agree(rates, wanted, f"learning_rate with {steps} steps", atol=1e-9)
 ### END HIDDEN TESTS
@@ -419,7 +462,9 @@ from course_utils.grading import checks
 
 def three_steps(step, shape, seed, smoothness):
     """The losses of three steps, and the weights after them."""
-    model = checks.known_weights(networks.VoxelMorph(len(shape), features=(3, 4), instance_norm=False), seed)
+    model = checks.known_weights(
+        networks.VoxelMorph(len(shape), features=(3, 4), instance_norm=False), seed
+    )
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     images = torch.rand(3, 2, 2, 1, *shape, generator=torch.Generator().manual_seed(seed))
     found = [step(model, optimizer, m, f, smoothness) for m, f in images]
@@ -427,7 +472,9 @@ def three_steps(step, shape, seed, smoothness):
 
 
 def variant(
-    clear=True, step=True, loss=lambda r, f, w: losses.ssd_loss(r.moved, f) + w * losses.diffusion_loss(r.velocity)
+    clear=True,
+    step=True,
+    loss=lambda r, f, w: losses.ssd_loss(r.moved, f) + w * losses.diffusion_loss(r.velocity),
 ):
     def one(model, optimizer, m, f, smoothness):
         value = loss(model(m, f), f, smoothness)
@@ -451,17 +498,23 @@ checks.agree(
     three_steps(variant(), *case),
     "(losses, weights) of three calls of training_step",
     {
-        "the gradients of earlier steps are still there: zero_grad() before backward()": three_steps(
-            variant(clear=False), *case
-        ),
+        "the gradients of earlier steps are still there: zero_grad() before "
+        "backward()": three_steps(variant(clear=False), *case),
         "the weights do not change: optimizer.step()": three_steps(variant(step=False), *case),
-        "the smoothness is not part of the loss": three_steps(variant(loss=lambda r, f, w: shares(r, f)[0]), *case),
-        "the smoothness is not weighted": three_steps(variant(loss=lambda r, f, w: sum(shares(r, f))), *case),
+        "the smoothness is not part of the loss": three_steps(
+            variant(loss=lambda r, f, w: shares(r, f)[0]), *case
+        ),
+        "the smoothness is not weighted": three_steps(
+            variant(loss=lambda r, f, w: sum(shares(r, f))), *case
+        ),
         "the weight belongs to the smoothness, not to the similarity": three_steps(
             variant(loss=lambda r, f, w: w * shares(r, f)[0] + shares(r, f)[1]), *case
         ),
         "the displacement is smoothed; the loss names the velocity": three_steps(
-            variant(loss=lambda r, f, w: shares(r, f)[0] + w * losses.diffusion_loss(r.displacement)), *case
+            variant(
+                loss=lambda r, f, w: shares(r, f)[0] + w * losses.diffusion_loss(r.displacement)
+            ),
+            *case,
         ),
         "smoothness is rewarded: the sign of the second term": three_steps(
             variant(loss=lambda r, f, w: shares(r, f)[0] - w * shares(r, f)[1]), *case
@@ -471,7 +524,9 @@ checks.agree(
 ### BEGIN HIDDEN TESTS
 for case in [((8, 9, 6), 1, 0.7), ((15, 10), 2, 0.05)]:
     checks.agree(
-        three_steps(training_step, *case), three_steps(variant(), *case), f"three calls of training_step on {case[0]}"
+        three_steps(training_step, *case),
+        three_steps(variant(), *case),
+        f"three calls of training_step on {case[0]}",
     )
 ### END HIDDEN TESTS
 
@@ -508,7 +563,9 @@ def train(pairs):
     steps = 200
     for step, batch in enumerate(loader(pairs, batch_size=4, stop=4 * steps)):
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = (
+                4e-3 * min(1, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            )
         found = model(batch["moving"], batch["fixed"])
         loss = ncc_loss(found.moved, batch["fixed"]) + 0.05 * diffusion_loss(found.velocity)
         optimizer.zero_grad()
@@ -526,7 +583,8 @@ from course_utils.grading import checks
 
 
 class Budget(torch.utils.data.Dataset):
-    """The first pairs of a dataset, and no more of them than ``most``, however often they are asked for."""
+    """The first pairs of a dataset, and no more of them than ``most``, however often they are
+    asked for."""
 
     def __init__(self, pairs, most):
         self.pairs, self.left = pairs, most
@@ -535,7 +593,9 @@ class Budget(torch.utils.data.Dataset):
         return len(self.pairs)
 
     def __getitem__(self, index):
-        assert self.left > 0, "the budget of 800 pairs is spent: loader(pairs, batch_size=4, stop=800) ends there"
+        assert self.left > 0, (
+            "the budget of 800 pairs is spent: loader(pairs, batch_size=4, stop=800) ends there"
+        )
         self.left -= 1
         return self.pairs[index]
 
@@ -544,21 +604,35 @@ def judge_training(model, pairs, labels):
     """Assert that a network has learnt: overlap and folding, means over the pairs."""
     before, after, folded = [], [], []
     for item in pairs:
-        m, f, m_label, f_label = (item[key][None] for key in ("moving", "fixed", "moving_label", "fixed_label"))
+        m, f, m_label, f_label = (
+            item[key][None] for key in ("moving", "fixed", "moving_label", "fixed_label")
+        )
         with torch.no_grad():
             u = model(m, f).displacement
         before.append(metrics.dice(m_label, f_label, labels).nanmean().item())
-        after.append(metrics.dice(fields.warp(m_label, u, mode="nearest"), f_label, labels).nanmean().item())
+        after.append(
+            metrics.dice(fields.warp(m_label, u, mode="nearest"), f_label, labels).nanmean().item()
+        )
         folded.append(metrics.folding_percent(u).item())
     before, after, folded = (sum(values) / len(values) for values in (before, after, folded))
-    found = f"{len(pairs)} unseen pairs: Dice {before:.3f} before, {after:.3f} after, {folded:.2f} % folded"
-    assert after == after and folded == folded, f"{found}; the weights are no numbers: is the learning rate too high?"
+    found = (
+        f"{len(pairs)} unseen pairs: Dice {before:.3f} before, {after:.3f} after, "
+        f"{folded:.2f} % folded"
+    )
+    assert after == after and folded == folded, (
+        f"{found}; the weights are no numbers: is the learning rate too high?"
+    )
     assert abs(after - before) > 0.002, (
         f"{found}; the network does nothing: do its weights change, and is the rate above 0?"
     )
-    assert after > before, f"{found}; worse than nothing: which image is warped, and is it compared with the other one?"
+    assert after > before, (
+        f"{found}; worse than nothing: which image is warped, and is it compared with the other "
+        "one?"
+    )
     assert folded < 0.5, f"{found}; too much is folded: give the smoothness more weight"
-    assert after >= 0.62, f"{found}; 0.62 is asked for: use the whole budget, in larger steps (hints 1 to 3)"
+    assert after >= 0.62, (
+        f"{found}; 0.62 is asked for: use the whole budget, in larger steps (hints 1 to 3)"
+    )
     return found
 
 

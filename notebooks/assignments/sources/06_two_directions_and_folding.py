@@ -18,16 +18,17 @@
 # build on each other. Where an exercise asks for your own code, the function of the course that does the same is not allowed.
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -54,7 +55,9 @@ def smooth(noise, window=5):
 
 def random_field(shape, length, seed=0):
     """A smooth field (1, N, *shape) whose longest vector has ``length`` voxels."""
-    noise = smooth(torch.randn(1, len(shape), *shape, generator=torch.Generator().manual_seed(seed)))
+    noise = smooth(
+        torch.randn(1, len(shape), *shape, generator=torch.Generator().manual_seed(seed))
+    )
     return length * noise / noise.norm(dim=1).max()
 
 
@@ -64,8 +67,10 @@ def two_images(shape, seed=0):
     return ((noise - noise.min()) / (noise.max() - noise.min())).split(1)
 
 
+# %%
 def network(moving, fixed):
-    """A stand-in for a trained network: some velocity (B, N, *spatial) that depends on both images."""
+    """A stand-in for a trained network: some velocity (B, N, *spatial) that depends on both
+    images."""
     parts = [moving * fixed - moving, fixed - 0.5 * moving.square(), 0.7 * moving - fixed * moving]
     return smooth(5 * torch.cat(parts[: moving.ndim - 2], dim=1), 3)
 
@@ -90,7 +95,8 @@ def from_home(network, moving, fixed):
     """Mean distance, a float in voxels, after the network's map and its map of the swapped images.
 
     Args:
-        network: takes two images and answers with a velocity (B, N, *spatial) that maps the first onto the second.
+        network: takes two images and answers with a velocity (B, N, *spatial) that maps the first
+            onto the second.
     """
     ### BEGIN SOLUTION
     there, back = integrate(network(moving, fixed)), integrate(network(fixed, moving))
@@ -122,14 +128,22 @@ checks.agree(
         "the velocities are added and then integrated: that is not the composition": mean_length(
             fields.integrate(v + w)
         ),
-        "exp(v) and exp(-v) are inverses for any network: ask it for the swapped images": mean_length(
-            fields.compose(u, fields.integrate(-v))
+        "exp(v) and exp(-v) are inverses for any network: ask it for the swapped "
+        "images": mean_length(fields.compose(u, fields.integrate(-v))),
+        "first there, then back: the composition is the other way round": mean_length(
+            fields.compose(r, u)
         ),
-        "first there, then back: the composition is the other way round": mean_length(fields.compose(r, u)),
         "the network was asked twice in the same order": mean_length(fields.compose(u, u)),
         "that is the largest distance, not the mean": fields.compose(u, r).norm(dim=1).max().item(),
-        "that is the mean over the components: a vector has one length": fields.compose(u, r).abs().mean().item(),
-        "the mean of the squares is not a distance": fields.compose(u, r).square().sum(1).mean().item(),
+        "that is the mean over the components: a vector has one length": fields.compose(u, r)
+        .abs()
+        .mean()
+        .item(),
+        "the mean of the squares is not a distance": fields.compose(u, r)
+        .square()
+        .sum(1)
+        .mean()
+        .item(),
     },
 )
 ### BEGIN HIDDEN TESTS
@@ -152,7 +166,8 @@ for seed, shape in enumerate([(12, 19), (9, 8, 11)]):
 # %% nbgrader={"schema_version": 3, "grade_id": "antisymmetric", "grade": false, "solution": true, "locked": false}
 # exercise: antisymmetric
 def antisymmetric(network):
-    """A network like the one given, with v(moving, fixed) = -v(fixed, moving), as a function of (moving, fixed)."""
+    """A network like the one given, with v(moving, fixed) = -v(fixed, moving), as a function of
+    (moving, fixed)."""
 
     ### BEGIN SOLUTION
     def both(moving, fixed):
@@ -171,7 +186,8 @@ v, w = network(m, f), network(f, m)
 made = antisymmetric(network)
 if not callable(made):
     raise AssertionError(
-        "antisymmetric(network) should be a function of two images, and is not: define one and return it"
+        "antisymmetric(network) should be a function of two images, and is not: define one and "
+        "return it"
     )
 checks.agree(
     checks.call(made, m, f),
@@ -193,10 +209,14 @@ for seed, shape in enumerate([(12, 19), (9, 8, 11)]):
     made = antisymmetric(network)
     wanted = network(m, f) - (network(m, f) + network(f, m)) / 2
     checks.agree(checks.call(made, m, f), wanted, f"antisymmetric(network) of images {shape}")
-    checks.agree(checks.call(made, f, m), -wanted, f"antisymmetric(network) of the swapped images {shape}")
+    checks.agree(
+        checks.call(made, f, m), -wanted, f"antisymmetric(network) of the swapped images {shape}"
+    )
     other = antisymmetric(lambda a, b: 2 * network(a, b) + a)
     wanted = 2 * wanted + (m - f) / 2
-    checks.agree(checks.call(other, m, f), wanted, f"antisymmetric of another network, images {shape}")
+    checks.agree(
+        checks.call(other, m, f), wanted, f"antisymmetric of another network, images {shape}"
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -212,7 +232,8 @@ def both_ways(similarity, moving, fixed, velocity):
     """Mean similarity of both directions.
 
     Args:
-        similarity: a function of (moved, target) that gives a scalar tensor; its two arguments are not alike.
+        similarity: a function of (moved, target) that gives a scalar tensor; its two arguments are
+            not alike.
     """
     ### BEGIN SOLUTION
     forwards = similarity(warp(moving, integrate(velocity)), fixed)
@@ -252,7 +273,10 @@ checks.agree(
         "that is the sum of the two, not their mean": one + other,
         "only the way there is judged": one,
         "only the way back is judged": other,
-        "minus the displacement is not the inverse map: integrate -v": (one + unlike(fields.warp(f, -u), m)) / 2,
+        "minus the displacement is not the inverse map: integrate -v": (
+            one + unlike(fields.warp(f, -u), m)
+        )
+        / 2,
         "the fixed image is moved by v, and not by -v": (one + unlike(fields.warp(f, u), m)) / 2,
         "the moving image is warped in both: backwards the fixed image is": (
             one + unlike(fields.warp(m, fields.integrate(-v)), f)
@@ -296,7 +320,11 @@ from course_utils import fields
 from course_utils.grading import checks
 from course_utils.objectives import two_directions
 
-checks.by_hand(icon, {"inconsistency", "CONSISTENCIES", "Consistent"}, "compose the maps and measure what is left")
+checks.by_hand(
+    icon,
+    {"inconsistency", "CONSISTENCIES", "Consistent"},
+    "compose the maps and measure what is left",
+)
 u, r = (random_field((17, 21), 3.0, seed=seed) for seed in (4, 5))
 first, second = fields.compose(u, r), fields.compose(r, u)
 
@@ -319,20 +347,29 @@ checks.agree(
             first.square().mean() + second.square().mean()
         )
         / 2,
-        "the distance is squared first, and then averaged": (first.norm(dim=1).mean() + second.norm(dim=1).mean()) / 2,
+        "the distance is squared first, and then averaged": (
+            first.norm(dim=1).mean() + second.norm(dim=1).mean()
+        )
+        / 2,
         "that is the square of the mean distance": (
             first.norm(dim=1).mean().square() + second.norm(dim=1).mean().square()
         )
         / 2,
-        "it is summed over the voxels: take the mean": (first.square().sum() + second.square().sum()) / 2,
+        "it is summed over the voxels: take the mean": (
+            first.square().sum() + second.square().sum()
+        )
+        / 2,
     },
 )
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(12, 19), (9, 8, 11)]):
     u, r = (
-        torch.cat([random_field(shape, 3.0, seed=s), random_field(shape, 1.0, seed=s + 1)]) for s in (seed, seed + 7)
+        torch.cat([random_field(shape, 3.0, seed=s), random_field(shape, 1.0, seed=s + 1)])
+        for s in (seed, seed + 7)
     )
-    checks.agree(checks.call(icon, u, r), two_directions.inconsistency(u, r), f"icon of fields {shape}")
+    checks.agree(
+        checks.call(icon, u, r), two_directions.inconsistency(u, r), f"icon of fields {shape}"
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -361,15 +398,23 @@ from course_utils.grading import checks
 from course_utils.objectives import two_directions
 
 given = unpunished()
-if type(given) is not tuple or [tuple(getattr(field, "shape", ())) for field in given] != [(1, 2, 16, 16)] * 2:
+if (
+    type(given) is not tuple
+    or [tuple(getattr(field, "shape", ())) for field in given] != [(1, 2, 16, 16)] * 2
+):
     raise AssertionError("unpunished(): it should be two tensors (1, 2, 16, 16), there and back")
 if not given[0].any():
     raise AssertionError("unpunished(): there is zero everywhere: let it move something")
 costs = [measure(*given).item() for measure, _ in two_directions.CONSISTENCIES.values()]
 if not costs[0] > 1:
-    raise AssertionError(f"unpunished(): ICON is {costs[0]:.4g}, and should be above 1: the two must not be inverses")
+    raise AssertionError(
+        f"unpunished(): ICON is {costs[0]:.4g}, and should be above 1: the two must not be inverses"
+    )
 if not costs[1] < 1e-8:
-    raise AssertionError(f"unpunished(): GradICON is {costs[1]:.4g}: what is left after there and back may not change")
+    raise AssertionError(
+        f"unpunished(): GradICON is {costs[1]:.4g}: what is left after there and back may not "
+        "change"
+    )
 ### BEGIN HIDDEN TESTS
 checks.agree(unpunished()[0].dtype, torch.float32, "the type of there")
 checks.agree(bool(torch.isfinite(torch.cat(unpunished())).all()), True, "all numbers are finite")
@@ -390,9 +435,12 @@ checks.agree(bool(torch.isfinite(torch.cat(unpunished())).all()), True, "all num
 # %% nbgrader={"schema_version": 3, "grade_id": "triangles", "grade": false, "solution": true, "locked": false}
 # exercise: triangles
 def triangles(displacement):
-    """(B, 2, H - 1, W - 1): twice the signed areas of (a, c, b) and (d, b, c) of each cell, of a field (B, 2, H, W)."""
+    """(B, 2, H - 1, W - 1): twice the signed areas of (a, c, b) and (d, b, c) of each cell, of a
+    field (B, 2, H, W)."""
     ### BEGIN SOLUTION
-    rows, columns = torch.meshgrid(*(torch.arange(float(n)) for n in displacement.shape[2:]), indexing="ij")
+    rows, columns = torch.meshgrid(
+        *(torch.arange(float(n)) for n in displacement.shape[2:]), indexing="ij"
+    )
     place = displacement + torch.stack([rows, columns])
     a, b, c, d = (
         place[:, :, i : i + displacement.shape[2] - 1, j : j + displacement.shape[3] - 1]
@@ -411,17 +459,23 @@ def triangles(displacement):
 # check: triangles-check
 from course_utils.grading import checks
 
-checks.by_hand(triangles, {"simplex_determinants", "jacobian_determinant", "turned_over"}, "compute with the corners")
+checks.by_hand(
+    triangles,
+    {"simplex_determinants", "jacobian_determinant", "turned_over"},
+    "compute with the corners",
+)
 
 
 def differences(u):
-    """Forward differences along both axes, at each cell's first corner (index 0) and at the opposite ones (index 1)."""
+    """Forward differences along both axes, at each cell's first corner (index 0) and at the
+    opposite ones (index 1)."""
     down, right = u[:, :, 1:] - u[:, :, :-1], u[:, :, :, 1:] - u[:, :, :, :-1]
     return (down[..., :-1], right[:, :, :-1]), (down[..., 1:], right[:, :, 1:])
 
 
 def determinants(u, of_pixel=None):
-    """det(of_pixel + derivatives) at the two corners where a cell's triangles have their right angle."""
+    """det(of_pixel + derivatives) at the two corners where a cell's triangles have their right
+    angle."""
     of_pixel, found = torch.eye(2) if of_pixel is None else of_pixel, []
     for down, right in differences(u):
         columns = torch.stack([down, right], dim=-1).movedim(1, -2)  # (B, H - 1, W - 1, 2, 2)
@@ -429,22 +483,25 @@ def determinants(u, of_pixel=None):
     return torch.stack(found, dim=1)
 
 
-u = random_field((9, 12), 6.0, seed=6) + 0.3 * torch.randn(1, 2, 9, 12, generator=torch.Generator().manual_seed(6))
+u = random_field((9, 12), 6.0, seed=6) + 0.3 * torch.randn(
+    1, 2, 9, 12, generator=torch.Generator().manual_seed(6)
+)
 right = determinants(u)
 checks.agree(
     checks.call(triangles, u),
     right,
     "triangles(displacement)",
     {
-        "the displacement alone: each corner lies at pixel + displacement": determinants(u, torch.zeros(2, 2)),
-        "the sign is wrong: what nobody moves has 1": -right,
-        "component 0 is along the rows' axis: the pixel's row belongs to it, not its column": determinants(
-            u, torch.eye(2).flip(0)
+        "the displacement alone: each corner lies at pixel + displacement": determinants(
+            u, torch.zeros(2, 2)
         ),
+        "the sign is wrong: what nobody moves has 1": -right,
+        "component 0 is along the rows' axis: the pixel's row belongs to it, not its "
+        "column": determinants(u, torch.eye(2).flip(0)),
         "those are the areas, not twice the areas": right / 2,
         "the second triangle is measured at the first corner": right[:, [0, 0]],
-        "the second triangle has the wrong sign: (d, b, c) runs the same way round as (a, c, b)": right
-        * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1),
+        "the second triangle has the wrong sign: (d, b, c) runs the same way round as (a, c, "
+        "b)": right * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1),
         "the two triangles are exchanged": right.flip(1),
         "the areas have lost their signs": right.abs(),
     },
@@ -495,7 +552,9 @@ checks.agree(
 graph = areas.clone().requires_grad_()
 turned(graph).backward()
 checks.agree(
-    graph.grad, torch.where(areas < 0, -1 / areas.numel(), 0.0), "the gradient of turned(areas), which training needs"
+    graph.grad,
+    torch.where(areas < 0, -1 / areas.numel(), 0.0),
+    "the gradient of turned(areas), which training needs",
 )
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(3, 5), (1, 24, 3, 3, 2)]):
@@ -522,7 +581,8 @@ checks.agree(checks.call(turned, torch.ones(4)).item(), 0.0, "turned where nothi
 # %% nbgrader={"schema_version": 3, "grade_id": "mended", "grade": false, "solution": true, "locked": false}
 # exercise: mended
 def determinant(x, y, z):
-    """Jacobian determinant (...) of the map x + u(x), from the derivatives (..., 3) of u along each axis."""
+    """Jacobian determinant (...) of the map x + u(x), from the derivatives (..., 3) of u along
+    each axis."""
     ### BEGIN SOLUTION
     x, y, z = (derivative + torch.eye(3)[axis] for axis, derivative in enumerate((x, y, z)))
     one = x[..., 0] * (y[..., 1] * z[..., 2] - y[..., 2] * z[..., 1])
@@ -556,12 +616,13 @@ checks.agree(
     "determinant(x, y, z)",
     {
         "nothing is mended yet: a letter, and what is missing before": found(x, y, z, x[..., 0]),
-        "the letter is mended; the map is x + u(x), so its derivative has 1 in one place of each": found(
-            x, y, z, z[..., 0]
-        ),
+        "the letter is mended; the map is x + u(x), so its derivative has 1 in one place of "
+        "each": found(x, y, z, z[..., 0]),
         "the identity is there; one letter is still wrong": found(X, Y, Z, X[..., 0]),
         "another letter: compare the three lines with each other": found(X, Y, Z, Y[..., 0]),
-        "1 was added to all three components of each derivative": found(x + 1, y + 1, z + 1, z[..., 0] + 1),
+        "1 was added to all three components of each derivative": found(
+            x + 1, y + 1, z + 1, z[..., 0] + 1
+        ),
         "1 was added to the determinant, not to the derivatives": found(x, y, z, z[..., 0]) + 1,
         "the absolute value has no folds": torch.linalg.det(matrix).abs(),
     },
@@ -571,7 +632,9 @@ checks.agree(
 for seed, shape in enumerate([(4,), (2, 3, 4, 5)]):
     x, y, z = 2 * torch.randn(3, *shape, 3, generator=torch.Generator().manual_seed(seed + 80))
     wanted = torch.linalg.det(torch.stack([x, y, z], dim=-1) + torch.eye(3))
-    checks.agree(checks.call(determinant, x, y, z), wanted, f"determinant of derivatives {shape}", atol=1e-3)
+    checks.agree(
+        checks.call(determinant, x, y, z), wanted, f"determinant of derivatives {shape}", atol=1e-3
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]

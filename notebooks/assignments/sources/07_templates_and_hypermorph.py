@@ -18,16 +18,17 @@
 # build on each other.
 
 # %%
-# The same in every notebook: installs the course where it is missing (Colab), then begins the session.
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("course_utils") is None:
-    repository = os.environ.get("COURSE_REPOSITORY", "git+https://github.com/OWNER/registration-course")
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
     if "/OWNER/" in repository:
-        raise SystemExit("this copy has no address yet: make address URL=https://github.com/you/fork")
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
     importlib.invalidate_caches()
 
@@ -55,13 +56,17 @@ def smooth(noise, window=5):
 
 def fields_of(shape, people, length=2.0, seed=0):
     """Smooth displacements (people, N, *shape), the longest vector of each ``length`` voxels."""
-    noise = smooth(torch.randn(people, len(shape), *shape, generator=torch.Generator().manual_seed(seed)))
+    noise = smooth(
+        torch.randn(people, len(shape), *shape, generator=torch.Generator().manual_seed(seed))
+    )
     longest = noise.norm(dim=1).flatten(1).amax(1).view(-1, 1, *[1] * len(shape))
     return length * noise / longest
 
 
+# %%
 def labels_of(shape, people, seed=0):
-    """Label maps (people, 1, *shape) of the values 0, 1, 2 and 3: the same structures, differently placed."""
+    """Label maps (people, 1, *shape) of the values 0, 1, 2 and 3: the same structures, differently
+    placed."""
     noise = smooth(torch.randn(1, 4, *shape, generator=torch.Generator().manual_seed(seed)))
     own = smooth(torch.randn(people, 4, *shape, generator=torch.Generator().manual_seed(seed + 1)))
     return (noise + 0.5 * own).argmax(dim=1, keepdim=True)
@@ -81,7 +86,8 @@ panel({f"person {n}": label[0] for n, label in enumerate(people)})
 # %% nbgrader={"schema_version": 3, "grade_id": "average", "grade": false, "solution": true, "locked": false}
 # exercise: average
 def average(images, displacements):
-    """Average (1, C, *spatial) of images (S, C, *spatial) moved by displacements (S, N, *spatial)."""
+    """Average (1, C, *spatial) of images (S, C, *spatial) moved by displacements (S, N,
+    *spatial)."""
     ### BEGIN SOLUTION
     weight = jacobian_determinant(displacements)
     return (weight * warp(images, displacements)).sum(0, keepdim=True) / weight.sum(0, keepdim=True)
@@ -106,12 +112,15 @@ checks.agree(
         "that is the plain mean: weigh each image by its determinant": moved.mean(0, keepdim=True),
         "the images are not warped": unmoved,
         "the sum of the weights is missing below": (weight * moved).sum(0, keepdim=True),
-        "it is divided by the number of people, not by the sum of the weights": (weight * moved).mean(0, keepdim=True),
-        "the image is weighted before it is warped: the determinant belongs to the template's voxels": fields.warp(
-            images * weight, u
-        ).sum(0, keepdim=True)
+        "it is divided by the number of people, not by the sum of the weights": (
+            weight * moved
+        ).mean(0, keepdim=True),
+        "the image is weighted before it is warped: the determinant belongs to the template's "
+        "voxels": fields.warp(images * weight, u).sum(0, keepdim=True)
         / weight.sum(0, keepdim=True),
-        "divided by the determinant: where a person is squeezed they count more": (moved / weight).sum(0, keepdim=True)
+        "divided by the determinant: where a person is squeezed they count more": (
+            moved / weight
+        ).sum(0, keepdim=True)
         / (1 / weight).sum(0, keepdim=True),
     },
 )
@@ -153,7 +162,8 @@ checks.agree(
         "the mean of each person's own displacement was taken: the mean is over the people": u
         - u.flatten(2).mean(2)[..., None, None],
         "one number was taken from all: the mean is of each voxel and component": u - u.mean(),
-        "the mean over the components, too: each component has its own": u - u.mean((0, 1), keepdim=True),
+        "the mean over the components, too: each component has its own": u
+        - u.mean((0, 1), keepdim=True),
         "the mean over the components: it is over the people": u - u.mean(1, keepdim=True),
         "the first person became the middle": u - u[:1],
         "the sum was taken away, not the mean": u - u.sum(0, keepdim=True),
@@ -178,7 +188,8 @@ for seed, shape in enumerate([(14, 12), (9, 8, 11)]):
 # %% nbgrader={"schema_version": 3, "grade_id": "stream", "grade": false, "solution": true, "locked": false}
 # exercise: stream
 def stream(mean, count, displacements, cap):
-    """The running mean (N, *spatial) and its count after a batch (B, N, *spatial) of displacements."""
+    """The running mean (N, *spatial) and its count after a batch (B, N, *spatial) of
+    displacements."""
     ### BEGIN SOLUTION
     batch = len(displacements)
     count = count + batch
@@ -208,16 +219,25 @@ for count, cap in ((0, 10), (6, 10), (30, 10)):
         (new, now),
         f"stream(mean, count={count}, 4 displacements, cap={cap})",
         {
-            "the cap is of the count in the weight, not of the count that is returned": (new, min(now, cap)),
+            "the cap is of the count in the weight, not of the count that is returned": (
+                new,
+                min(now, cap),
+            ),
             "the count is the old one": (new, count),
             "the cap does nothing": running(mean, count, u, 10**9),
             "the new people are not counted in the weight": (
                 mean + (u.mean(0) - mean) * min(1.0, 4 / max(1, min(count, cap))),
                 now,
             ),
-            "the weight is 1 / seen: a batch of four is four people": (mean + (u.mean(0) - mean) / half, now),
+            "the weight is 1 / seen: a batch of four is four people": (
+                mean + (u.mean(0) - mean) / half,
+                now,
+            ),
             "the weights are exchanged": (u.mean(0) + (mean - u.mean(0)) * min(1.0, 4 / half), now),
-            "the batch's sum enters, not its mean": (mean * (1 - 4 / half) + u.sum(0) * (4 / half), now),
+            "the batch's sum enters, not its mean": (
+                mean * (1 - 4 / half) + u.sum(0) * (4 / half),
+                now,
+            ),
             "the old mean was replaced": (u.mean(0), now),
         },
     )
@@ -226,7 +246,9 @@ for seed, (shape, count, cap) in enumerate([((8, 7), 3, 100), ((6, 5, 7), 12, 4)
     u, mean = fields_of(shape, 3, seed=seed + 40), fields_of(shape, 1, seed=seed + 50)[0]
     wanted = running(mean, count, u, cap)
     checks.agree(
-        checks.call(stream, mean, count, u, cap), wanted, f"stream of fields {shape}, count {count}, cap {cap}"
+        checks.call(stream, mean, count, u, cap),
+        wanted,
+        f"stream of fields {shape}, count {count}, cap {cap}",
     )
 ### END HIDDEN TESTS
 
@@ -241,7 +263,8 @@ for seed, (shape, count, cap) in enumerate([((8, 7), 3, 100), ((6, 5, 7), 12, 4)
 # %% nbgrader={"schema_version": 3, "grade_id": "winner", "grade": false, "solution": true, "locked": false}
 # exercise: winner
 def winner(labels, values):
-    """(probabilities (L, *spatial) float32, winning values (1, *spatial) int64) of maps (S, 1, *spatial).
+    """(probabilities (L, *spatial) float32, winning values (1, *spatial) int64) of maps (S, 1,
+    *spatial).
 
     Args:
         values: L integers, in any order.
@@ -259,7 +282,9 @@ from course_utils.grading import checks
 
 def votes(labels, values):
     """Shares, and the winners by comparing them one after the other."""
-    shares = torch.cat([(labels == value).to(torch.float32).sum(0) / len(labels) for value in values])
+    shares = torch.cat(
+        [(labels == value).to(torch.float32).sum(0) / len(labels) for value in values]
+    )
     best, value_of = shares[0].clone(), torch.full(labels.shape[1:], values[0])
     for share, value in zip(shares[1:], values[1:], strict=True):
         value_of[0][share > best] = value
@@ -274,14 +299,23 @@ checks.agree(
     (shares, best),
     "winner(labels, [3, 0, 2, 1])",
     {
-        "the winners are places in `values`: return the values themselves": (shares, shares.argmax(0)[None]),
+        "the winners are places in `values`: return the values themselves": (
+            shares,
+            shares.argmax(0)[None],
+        ),
         "those are counts: a probability is a share": (shares * 4, best),
         "the mean of label values is no label": (shares, maps.float().mean(0).round().long()),
-        "the probabilities are in the order of the values' size, not of `values`": (votes(maps, [0, 1, 2, 3])[0], best),
+        "the probabilities are in the order of the values' size, not of `values`": (
+            votes(maps, [0, 1, 2, 3])[0],
+            best,
+        ),
         "that is the largest value that anybody has": (shares, maps.amax(0)),
         "that is the first person's map": (shares, maps[0]),
         "at a tie the first in `values` wins": (shares, votes(maps, values[::-1])[1]),
-        "the probabilities of the winner alone: keep those of all values": (shares.amax(0, keepdim=True), best),
+        "the probabilities of the winner alone: keep those of all values": (
+            shares.amax(0, keepdim=True),
+            best,
+        ),
     },
 )
 ### BEGIN HIDDEN TESTS
@@ -315,7 +349,11 @@ def left_out(labels, values, vote):
     scores = []
     for person in range(len(labels)):
         others = torch.cat([labels[:person], labels[person + 1 :]])
-        scores.append(dice(vote(others, values)[None], labels[person : person + 1], structures).nanmean().item())
+        scores.append(
+            dice(vote(others, values)[None], labels[person : person + 1], structures)
+            .nanmean()
+            .item()
+        )
     return scores
     ### END SOLUTION
 
@@ -335,7 +373,9 @@ def majority(labels, values):
 def scores_of(maps, values, others):
     """Mean Dice of each person, voted on by the people that ``others(person)`` names."""
     return [
-        metrics.dice(majority(maps[others(n)], values)[None], maps[[n]], [v for v in values if v]).nanmean().item()
+        metrics.dice(majority(maps[others(n)], values)[None], maps[[n]], [v for v in values if v])
+        .nanmean()
+        .item()
         for n in range(len(maps))
     ]
 
@@ -347,7 +387,8 @@ def but(n, people=5):
 maps, values = labels_of((17, 19), 5, seed=7), [0, 1, 2, 3]
 right = scores_of(maps, values, but)
 of_all = [
-    metrics.dice(majority(maps[but(n)], values)[None], maps[[n]], values).nanmean().item() for n in range(len(maps))
+    metrics.dice(majority(maps[but(n)], values)[None], maps[[n]], values).nanmean().item()
+    for n in range(len(maps))
 ]
 checks.agree(
     checks.call(left_out, maps, values, majority),
@@ -379,7 +420,8 @@ for seed, shape in enumerate([(12, 9), (7, 8, 6)]):
 # %% nbgrader={"schema_version": 3, "grade_id": "weight", "grade": false, "solution": true, "locked": false}
 # exercise: weight
 def weight_of(share):
-    """The weight w of the roughness that belongs to HyperMorph's lambda, ``share``, from 0 up to but not 1."""
+    """The weight w of the roughness that belongs to HyperMorph's lambda, ``share``, from 0 up to
+    but not 1."""
     ### BEGIN SOLUTION
     return share / (1 - share)
     ### END SOLUTION
@@ -417,7 +459,8 @@ for share in (0.01, 0.5, 0.99):
 # %% nbgrader={"schema_version": 3, "grade_id": "film", "grade": false, "solution": true, "locked": false}
 # exercise: film
 def film(features, gamma, beta):
-    """Features (B, C, *spatial) normalised, then scaled by 1 + gamma and shifted by beta, each (B, C)."""
+    """Features (B, C, *spatial) normalised, then scaled by 1 + gamma and shifted by beta, each (B,
+    C)."""
     ### BEGIN SOLUTION
     axes = tuple(range(2, features.ndim))
     variance, mean = torch.var_mean(features, axes, correction=0, keepdim=True)
@@ -453,11 +496,15 @@ checks.agree(
         "the scale is 1 + gamma: a gamma of 0 changes nothing": modulated(x, gamma, beta, 0.0),
         "the features are not normalised": x * (1 + gamma[place]) + beta[place],
         "gamma and beta are exchanged": modulated(x, beta, gamma),
-        "each image is normalised by itself, not the whole batch": over_batch * (1 + gamma[place]) + beta[place],
-        "each channel is normalised by itself, not all of an image": over_channels * (1 + gamma[place]) + beta[place],
+        "each image is normalised by itself, not the whole batch": over_batch * (1 + gamma[place])
+        + beta[place],
+        "each channel is normalised by itself, not all of an image": over_channels
+        * (1 + gamma[place])
+        + beta[place],
         "beta is missing": modulated(x, gamma, torch.zeros_like(beta)),
         "shifted first and scaled after": (F.instance_norm(x) + beta[place]) * (1 + gamma[place]),
-        "the mean was taken away, the deviation is still there": (x - x.mean((2, 3), keepdim=True)) * (1 + gamma[place])
+        "the mean was taken away, the deviation is still there": (x - x.mean((2, 3), keepdim=True))
+        * (1 + gamma[place])
         + beta[place],
         "the first image's gamma and beta were given to all": modulated(x, gamma[:1], beta[:1]),
     },
@@ -466,8 +513,15 @@ checks.agree(
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(7, 9), (5, 6, 4)]):
     generator = torch.Generator().manual_seed(seed + 80)
-    x, gamma, beta = (torch.randn(*size, generator=generator) for size in ((3, 2, *shape), (3, 2), (3, 2)))
-    checks.agree(checks.call(film, x, gamma, beta), modulated(x, gamma, beta), f"film of features {shape}", atol=1e-4)
+    x, gamma, beta = (
+        torch.randn(*size, generator=generator) for size in ((3, 2, *shape), (3, 2), (3, 2))
+    )
+    checks.agree(
+        checks.call(film, x, gamma, beta),
+        modulated(x, gamma, beta),
+        f"film of features {shape}",
+        atol=1e-4,
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
