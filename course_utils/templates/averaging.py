@@ -139,6 +139,7 @@ def groupwise(
         new = average(scans, homewards())
         # What the average shows at x belongs, on the mean of the scans, to x + displacement.
         new = warp(new, invert(displacement.value))
+        new = new / new.max().clamp(min=1e-6)  # resampling took from the brightest voxel
         change = (new - template).abs().mean().item()
         template = new
         yield Round(template, change, displacement.value)
