@@ -52,17 +52,19 @@ class Session:
         return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
 
 
-def start(seed: int = 0) -> Session:
+def start(seed: int | None = None) -> Session:
     """Seed every generator and read what the user chose.
 
     `COURSE_DATASET` names the data set (`synthetic` if unset), which may be one of the file `COURSE_REGISTRY` (see
     `read_registry`), `COURSE_PROFILE` the profile (`full` if there is a CUDA device, else `quick`),
     `MONAI_DATA_DIRECTORY` the data folder and `COURSE_RUNS` the folder for results (`data` and `runs` in the course's
-    folder, see `places`).
+    folder, see `places`). `COURSE_SEED` is the seed where none is given, 0 if unset.
 
     Raises:
-        CourseError: a data set or a profile that does not exist, or a registry that cannot be read.
+        CourseError: a data set or a profile that does not exist, a seed that is not a whole number from 0 on, or a
+            registry that cannot be read.
     """
+    seed = _seed() if seed is None else seed
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     session = Session(
         dataset=_choice("COURSE_DATASET", "synthetic", tuple(known_datasets())),
@@ -80,6 +82,13 @@ def start(seed: int = 0) -> Session:
     )
     set_determinism(seed)
     return session
+
+
+def _seed() -> int:
+    value = os.environ.get("COURSE_SEED") or "0"
+    if not value.isdecimal():
+        raise CourseError(f"COURSE_SEED={value} is not a whole number, 0 or more: change it, or leave it unset")
+    return int(value)
 
 
 def _choice(variable: str, default: str, valid: tuple[str, ...]) -> str:

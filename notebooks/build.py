@@ -132,12 +132,13 @@ def notebook_of(source: Path) -> Path:
     return source.parents[1] / f"{source.stem}.ipynb"
 
 
-def course_environment(folder: Path, dataset: str = "synthetic") -> dict[str, str]:
+def course_environment(folder: Path, dataset: str = "synthetic", seed: int = 0) -> dict[str, str]:
     """What a notebook is executed with here, in nbval and in a build alike, whatever the user's own settings are."""
     return {
         "COURSE_DATASET": dataset,
         "COURSE_PROFILE": "quick",
         "COURSE_REGISTRY": "",
+        "COURSE_SEED": str(seed),
         "MONAI_DATA_DIRECTORY": str(folder / "data"),
         "COURSE_RUNS": str(folder / "runs"),
     }
@@ -169,7 +170,7 @@ def _without_address(text: str, source: Path) -> str:
     return text.replace(repository_slug(repository_address(source.parents[2])), "")
 
 
-def execute(source: Path, folder: Path, dataset: str = "synthetic") -> NotebookNode:
+def execute(source: Path, folder: Path, dataset: str = "synthetic", seed: int = 0) -> NotebookNode:
     """Run a source from top to bottom in `folder`, on a data set, and return the notebook, normalised.
 
     Raises:
@@ -186,7 +187,7 @@ def execute(source: Path, folder: Path, dataset: str = "synthetic") -> NotebookN
         resources={"metadata": {"path": str(working_folder)}},
     )
     try:
-        client.execute(env=os.environ | course_environment(folder, dataset))
+        client.execute(env=os.environ | course_environment(folder, dataset, seed))
     except (CellExecutionError, CellTimeoutError) as error:
         print(error, file=sys.stderr)
         raise CourseError(f"{source.name} was not executed to its end; mend the cell shown above") from None
@@ -397,6 +398,26 @@ def build(numbers: Numbers = None, dataset: Dataset = "synthetic") -> None:
             began = time.perf_counter()
             target = write(source, folder, dataset)
             print(f"{target.name}: {time.perf_counter() - began:.0f} s, {target.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def repeat(
+    numbers: Numbers = None,
+    dataset: Dataset = "synthetic",
+    seed: Annotated[int, typer.Option(help="COURSE_SEED, from which every generator of a page begins.", min=0)] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for the executed pages.")] = ROOT / "runs" / "repeated",
+) -> None:
+    """Execute pages from another seed, beside the stored ones: do their assertions hold, and by how much?"""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="course-") as temporary:
+        folder = Path(temporary).resolve()
+        if dataset != "synthetic":
+            _lend_data(folder)
+        for source in _chosen(numbers or []):
+            began = time.perf_counter()
+            target = out / f"{source.stem}_{dataset}_{seed}.ipynb"
+            nbformat.write(execute(source, folder, dataset, seed), target)
+            print(f"{target}: {time.perf_counter() - began:.0f} s")
 
 
 @app.command()

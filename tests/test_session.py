@@ -17,7 +17,7 @@ from tests.notebooks.cells import code_cells
 
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch):
-    for variable in ("COURSE_DATASET", "COURSE_PROFILE", "COURSE_REGISTRY", "COURSE_RUNS"):
+    for variable in ("COURSE_DATASET", "COURSE_PROFILE", "COURSE_REGISTRY", "COURSE_RUNS", "COURSE_SEED"):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -38,10 +38,12 @@ def test_a_gpu_selects_the_full_profile_and_the_user_overrides_it(monkeypatch):
 def test_environment_variables_choose(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_DATASET", "hippocampus")
     monkeypatch.setenv("COURSE_PROFILE", "full")
+    monkeypatch.setenv("COURSE_SEED", "3")
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "results"))
     monkeypatch.setenv("MONAI_DATA_DIRECTORY", str(tmp_path / "scans"))
     session = start()
-    assert (session.dataset, session.profile) == ("hippocampus", "full")
+    assert (session.dataset, session.profile, session.seed) == ("hippocampus", "full", 3)
+    assert start(seed=5).seed == 5
     assert (session.runs, session.data_root) == (tmp_path / "results", tmp_path / "scans")
 
 
@@ -56,6 +58,15 @@ def test_a_value_that_does_not_exist_is_answered_with_those_that_do(monkeypatch,
     assert f"{variable}=hipocampus" in message
     assert "\n" not in message
     assert all(name in message for name in valid)
+
+
+@pytest.mark.parametrize("seed", ["one", "-1", "1.5"])
+def test_a_seed_that_is_none_is_answered_in_one_line(monkeypatch, seed):
+    monkeypatch.setenv("COURSE_SEED", seed)
+    with pytest.raises(CourseError) as error:
+        start()
+    assert str(error.value).startswith(f"COURSE_SEED={seed} is not a whole number")
+    assert "\n" not in str(error.value)
 
 
 def test_same_seed_same_numbers():

@@ -13,7 +13,7 @@ from course_utils.errors import CourseError
 from course_utils.objectives import SIMILARITIES
 from course_utils.scans import affine as alignment
 from course_utils.scans.many_pairs import TABLE, register_pairs
-from course_utils.scans.registration import FURTHER_ITERATIONS, ITERATIONS, SIMILARITY, register_files
+from course_utils.scans.registration import FURTHER_ITERATIONS, ITERATIONS, SAMPLES, SIMILARITY, register_files
 from course_utils.scans.results import LAYOUTS
 
 AffineSimilarity = StrEnum("AffineSimilarity", list(alignment.SIMILARITIES))
@@ -31,6 +31,12 @@ def register(
     ] = None,
     moving_label: Annotated[Path | None, typer.Option(help="Label map of the moving scan.")] = None,
     moved_label: Annotated[Path | None, typer.Option(help="Result: that label map, moved (nearest neighbour).")] = None,
+    spread: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Result: how far apart {SAMPLES} answers of a probabilistic network lie, in mm, with --iterations 0."
+        ),
+    ] = None,
     moving_mask: Annotated[
         Path | None, typer.Option(help="Where it is 0, the moving scan counts in no similarity (a lesion, say).")
     ] = None,
@@ -44,7 +50,7 @@ def register(
     ] = None,
     out_folder: Annotated[Path | None, typer.Option(help="For the results of --pairs: a new folder.")] = None,
     write: Annotated[
-        str, typer.Option(help="Which results of --pairs: moved, warp, inverse_warp, moved_label.")
+        str, typer.Option(help="Which results of --pairs: moved, warp, inverse_warp, moved_label, spread.")
     ] = "moved,moved_label",
     model: Annotated[Path | None, typer.Option(help=MODEL)] = None,
     smoothness: Smoothness = None,
@@ -100,7 +106,7 @@ def register(
     if (model is None) != no_model:
         raise CourseError("register needs either --model FILE-OR-NAME or --no-model: give one of them")
     quiet = Settings.current().quiet
-    results = {"moved": moved, "warp": warp, "inverse_warp": inverse_warp, "moved_label": moved_label}
+    results = {"moved": moved, "warp": warp, "inverse_warp": inverse_warp, "moved_label": moved_label, "spread": spread}
     one_pair = {"moving": moving, "fixed": fixed, "moving_label": moving_label, **results}
     one_pair |= {"moving_mask": moving_mask, "fixed_mask": fixed_mask}
     options = {

@@ -86,6 +86,24 @@ def load_cohort(
     return Cohort(info, subjects, splits, {"val": consecutive} if consecutive else {})
 
 
+def load_slices(dataset: str, root: str | Path | None = None) -> Cohort:
+    """The cohort of a page on slices: real ones where the reader chose them, else those of 60 built-in people.
+
+    Args:
+        dataset: What the reader chose. `oasis2d` is taken; for any other the built-in slices are made in `root/slices`,
+            where all pages share them.
+        root: See `load_cohort`.
+
+    Raises:
+        CourseError: see `load_cohort` and `make_cohort`.
+    """
+    if dataset == "oasis2d":
+        return load_cohort(dataset, root)
+    folder = Path(data_root() if root is None else root) / "slices"
+    make_cohort(folder / "synthetic", subjects=60, dimensions=2)
+    return load_cohort("synthetic", folder)
+
+
 def fetch(info: DatasetInfo, root: str | Path | None = None) -> Path:
     """Download and unpack a data set, or make the built-in one, below `root`; returns its folder.
 

@@ -24,7 +24,7 @@ from course_utils.data.resampling import resample
 from course_utils.data.volumes import Volume, check_fits, read_image, read_label, read_labels
 from course_utils.errors import CourseError, CourseWarning
 from course_utils.files import replacing
-from course_utils.networks import Registration
+from course_utils.networks import Probabilistic, Registration
 from course_utils.objectives import NCC, SIMILARITIES
 from course_utils.scans import writing
 from course_utils.scans.affine import align, apart
@@ -38,6 +38,10 @@ FURTHER_ITERATIONS = 50
 """The same where a network has begun."""
 SIMILARITY = "ncc-edges"
 """What it compares, likewise."""
+
+
+SAMPLES = 20
+"""Of the answers whose spread is written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +98,8 @@ def register_files(
         moving: NIfTI file of the scan to be moved.
         fixed: NIfTI file of the scan that it is moved onto.
         outputs: Files to write, by name: `moved` (the moved scan), `warp` (the field that made it), `inverse_warp`
-            (the field that moves the fixed scan), `moved_label`. See `results.results`.
+            (the field that moves the fixed scan), `moved_label`, `spread` (how far apart a probabilistic network's
+            answers lie). See `results.results`.
         model: A checkpoint, or its file; None registers without a network.
         smoothness: The weight of the smoothness that the network shall answer for, see `Checkpoint.at`.
         affine: Align with 12 parameters first; None does so where the scans do not lie on each other, see
@@ -140,7 +145,7 @@ def register_files(
         None if path is None else _read_mask(path, scan)
         for path, scan in zip((moving_mask, fixed_mask), scans, strict=True)
     ]
-    forward, inverse, report = register(
+    registered = register(
         *scans,
         checkpoint=checkpoint,
         affine=affine,
@@ -149,9 +154,18 @@ def register_files(
         iterations=iterations,
         moving_mask=masks[0],
         fixed_mask=masks[1],
+        samples=SAMPLES if "spread" in places else 0,
         device=device,
     )
-    files = results(places, *scans, forward, inverse, label=label, layout=layout)
+    files = results(
+        places,
+        *scans,
+        registered.forward,
+        registered.inverse,
+        label=label,
+        spread=registered.spread,
+        layout=layout,
+    )
     for scan in (scans[1], *(scans[:1] if "inverse_warp" in places else ())):
         if sheared(scan.grid):
             warnings.warn(
@@ -164,7 +178,7 @@ def register_files(
         for name, path in places.items():
             partial = stack.enter_context(replacing(path))
             writing.save(files[name], partial, path)
-    return report
+    return registered.report
 
 
 def network_of(model: str | Path | Checkpoint | None, smoothness: float | None) -> Checkpoint | None:
@@ -183,6 +197,24 @@ def network_of(model: str | Path | Checkpoint | None, smoothness: float | None) 
 # --- from two scans to a map ------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Registered:
+    """What `register` finds.
+
+    Attributes:
+        forward: The map that makes the moved image, from fixed to moving millimetres.
+        inverse: The other way.
+        report: What it achieved.
+        spread: Standard deviation of several answers, in mm, `(1, 1, *forward.grid.shape)`; None where none was asked
+            for.
+    """
+
+    forward: Transform
+    inverse: Transform
+    report: Report
+    spread: Tensor | None
+
+
 def register(
     moving: Volume,
     fixed: Volume,
@@ -194,8 +226,9 @@ def register(
     iterations: int | None = None,
     moving_mask: Volume | None = None,
     fixed_mask: Volume | None = None,
+    samples: int = 0,
     device: torch.device | str = "cpu",
-) -> tuple[Transform, Transform, Report]:
+) -> Registered:
     """Register two scans.
 
     Args:
@@ -213,15 +246,16 @@ def register(
         moving_mask: On the moving scan's grid: where it is 0, voxels do not count in the affine alignment, in the
             optimisation and in the report. A network sees the whole images.
         fixed_mask: The same of the fixed scan.
+        samples: Answers to draw, of which the spread is taken; 0 for none, else 2 or more.
         device: Where to compute.
 
-    Returns:
-        The map that makes the moved image (from fixed to moving millimetres), its inverse, and a report.
-
     Raises:
-        CourseError: the scans do not overlap; the network is 2-D; the grid or the GPU is too small or too large.
+        CourseError: the scans do not overlap; the network is 2-D; the grid or the GPU is too small or too large; a
+            spread is asked for, and the answer has none (see `spread_of`).
     """
     device = torch.device(device)
+    if samples:
+        _check_spread(checkpoint, iterations)
     started = time.monotonic()
     if affine is False and not overlap(moving.grid, fixed.grid):
         raise CourseError(
@@ -266,11 +300,49 @@ def register(
                 aligned=aligned,
             )
             inverse = Transform(grid, found.inverse(), before=np.linalg.inv(matrix).astype(np.float64), after=np.eye(4))
+        apart = spread_of(checkpoint, source, target, samples, grid.spacing) if checkpoint and samples else None
     except torch.OutOfMemoryError as error:
         raise CourseError(
             f"{device} has not enough memory for {'x'.join(map(str, grid.shape))} voxels: take --device cpu"
         ) from error
-    return Transform(grid, found.displacement, before=np.eye(4), after=matrix), inverse, report
+    return Registered(Transform(grid, found.displacement, before=np.eye(4), after=matrix), inverse, report, apart)
+
+
+def _check_spread(checkpoint: Checkpoint | None, iterations: int | None) -> None:
+    if checkpoint is None or not isinstance(checkpoint.model(), Probabilistic):
+        raise CourseError(
+            "a spread needs a network that answers with a distribution: train one with --architecture probabilistic, "
+            "or leave --spread out"
+        )
+    if iterations != 0:
+        raise CourseError(
+            "the spread is that of the network's answers, which steps that refine a pair change: add --iterations 0"
+        )
+
+
+def spread_of(checkpoint: Checkpoint, moving: Tensor, fixed: Tensor, samples: int, spacing: Sequence[float]) -> Tensor:
+    """How far apart a probabilistic network's answers lie: see `uncertainty.spread`, but in mm.
+
+    The same images give the same numbers: the samples are drawn from a seed of their own.
+
+    Args:
+        checkpoint: Of a `Probabilistic` network.
+        moving: `(1, 1, *spatial)`, on the common grid.
+        fixed: Of the same shape.
+        samples: Two or more.
+        spacing: Of the grid's voxels, mm.
+
+    Returns:
+        `(1, 1, *spatial)`, mm.
+    """
+    from course_utils.uncertainty import spread  # SciPy's statistics take half a second, which few registrations need
+
+    network = checkpoint.model().to(moving.device)
+    assert isinstance(network, Probabilistic)
+    sides = moving.new_tensor(list(spacing)).view(1, -1, *[1] * (moving.ndim - 2))
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        return spread([found.displacement * sides for found in network.sample(moving, fixed, samples)])
 
 
 def _apart(moving: Volume, fixed: Volume, images: Sequence[Tensor], masks: Mapping[str, Tensor]) -> str:

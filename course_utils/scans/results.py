@@ -8,14 +8,14 @@ import nibabel as nib
 from torch import Tensor
 
 from course_utils.data.formats import ITK, NIFTI, suffix
-from course_utils.data.resampling import sample
+from course_utils.data.resampling import resample, sample
 from course_utils.data.volumes import Volume
 from course_utils.errors import CourseError, CourseWarning
 from course_utils.scans import writing
 from course_utils.scans.transform import Transform
 
 LAYOUTS = ("itk", "learn2reg")
-RESULTS = ("moved", "warp", "inverse_warp", "moved_label")
+RESULTS = ("moved", "warp", "inverse_warp", "moved_label", "spread")
 """What a registration can write."""
 
 
@@ -27,12 +27,13 @@ def results(
     inverse: Transform,
     *,
     label: Volume | None = None,
+    spread: Tensor | None = None,
     layout: str = "itk",
 ) -> dict[str, nib.Nifti1Image]:
     """The contents of the files that a registration writes, by name.
 
-    `moved`, `warp` and `moved_label` lie on the fixed image's own grid; `inverse_warp`, which makes images on the
-    moving one's, lies there. Intensities keep the moving image's data type, labels that of their file; outside the
+    `moved`, `warp`, `moved_label` and `spread` lie on the fixed image's own grid; `inverse_warp`, which makes images on
+    the moving one's, lies there. Intensities keep the moving image's data type, labels that of their file; outside the
     moving image stands its lowest intensity.
 
     Args:
@@ -42,6 +43,7 @@ def results(
         forward: From fixed to moving millimetres.
         inverse: From moving to fixed millimetres.
         label: Of the moving image; moved with the nearest neighbour, 0 outside.
+        spread: Standard deviation of several answers in mm, `(1, 1, *forward.grid.shape)`.
         layout: Of the fields, `"itk"` or `"learn2reg"`.
     """
     displacement = forward.between(fixed.grid, moving.grid)
@@ -59,6 +61,8 @@ def results(
             moved = sample(label.data.to(displacement.device), displacement, mode="nearest")
             _warn_of_lost(label, moved)
             files[name] = writing.image_like(moved, label, fixed.grid, fixed.header)
+        elif name == "spread" and spread is not None:
+            files[name] = writing.values(resample(spread, forward.grid, fixed.grid), fixed.grid, fixed.header)
     return files
 
 

@@ -50,6 +50,11 @@ def image_like(data: Tensor, template: Volume, grid: Grid, codes: nib.Nifti1Head
     return image
 
 
+def values(data: Tensor, grid: Grid, codes: nib.Nifti1Header) -> nib.Nifti1Image:
+    """A file's content: numbers of any kind on a grid, `(1, 1, *grid.shape)`, as float32. `codes`: see `image_like`."""
+    return _on_grid(data[0, 0].cpu().numpy().astype(np.float32), grid, codes)
+
+
 def itk_field(displacement: Tensor, grid: Grid, codes: nib.Nifti1Header) -> nib.Nifti1Image:
     """A displacement field as ITK, ANTs and 3D Slicer read it.
 

@@ -47,9 +47,7 @@ from course_utils.data.cohorts import load_cohort
 from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.data.synthetic import make_cohort
 
-make_cohort(
-    session.data_root / "slices" / "synthetic", subjects=60, dimensions=2, seed=session.seed
-)
+make_cohort(session.data_root / "slices" / "synthetic", subjects=60, dimensions=2)
 cohort = load_cohort("synthetic", session.data_root / "slices")
 loaded = load_subjects(cohort.subjects, cohort.info.recipe)
 test = PairDataset(loaded, cohort.pairs("test"), truth=True)  # as many pairs as people

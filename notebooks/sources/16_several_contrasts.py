@@ -48,21 +48,11 @@ print(session)
 import numpy as np
 import torch
 
-from course_utils.data.cohorts import load_cohort
+from course_utils.data.cohorts import load_slices
 from course_utils.data.loading import PairDataset, load_subjects
-from course_utils.data.synthetic import make_cohort
 
-if session.dataset == "oasis2d":
-    cohort = load_cohort("oasis2d")
-    root = session.runs / "slices"
-    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)
-    known = load_cohort("synthetic", root)  # the cohort whose true deformations are known
-else:
-    root = session.data_root / "slices"
-    make_cohort(
-        root / "synthetic", subjects=60, dimensions=2, seed=session.seed
-    )  # that of notebook 00
-    cohort = known = load_cohort("synthetic", root)
+cohort = load_slices(session.dataset, session.data_root)
+known = load_slices("synthetic", session.data_root)  # whose true deformations are known
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 labels, spacing = dict(cohort.info.labels), list(cohort.info.spacing)
 test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 8))

@@ -42,19 +42,13 @@ print(session)
 # candidates cost nothing: the mean of the training images, and one of the people.
 
 # %%
-from course_utils.data.cohorts import load_cohort
+from course_utils.data.cohorts import load_slices
 from course_utils.data.loading import PairDataset, load_subjects
-from course_utils.data.synthetic import make_cohort
 from course_utils.plotting import panel
 from course_utils.templates import mean_image
 
 real = session.dataset == "oasis2d"
-if real:
-    cohort = load_cohort("oasis2d")
-else:
-    root = session.data_root / "slices"
-    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)  # notebook 00's
-    cohort = load_cohort("synthetic", root)
+cohort = load_slices(session.dataset, session.data_root)
 loaded = load_subjects(cohort.subjects, cohort.info.recipe)
 labels, spacing = dict(cohort.info.labels), list(cohort.info.spacing)
 train, test = (cohort.splits[split] for split in ("train", "test"))

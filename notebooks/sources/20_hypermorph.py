@@ -155,17 +155,10 @@ assert (ends[0] - ends[1]).abs().max() > 0 and count > 30 * size(plain)
 # from folding (notebook 13).
 
 # %%
-from course_utils.data.cohorts import load_cohort
+from course_utils.data.cohorts import load_slices
 from course_utils.data.loading import PairDataset, load_subjects
-from course_utils.data.synthetic import make_cohort
 
-if session.dataset == "oasis2d":
-    cohort = load_cohort("oasis2d")
-else:
-    root = session.data_root / "slices"
-    # that of notebook 00
-    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)
-    cohort = load_cohort("synthetic", root)
+cohort = load_slices(session.dataset, session.data_root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6, seed=session.seed))
 val_pairs = PairDataset(subjects, cohort.distinct_pairs("val", 20))

@@ -1,12 +1,14 @@
 """Sources, notebooks and outputs belong together; and the checker that says so sees each fault it is there for."""
 
 import ast
+import inspect
 import shutil
 
 import nbformat
 import pytest
 from nbformat.v4 import new_output
 
+from course_utils.data.cohorts import load_slices
 from course_utils.errors import CourseError
 from notebooks import build
 
@@ -23,6 +25,14 @@ def test_no_notebook_without_a_source():
     assert notebooks == {source.stem for source in build.sources()}
 
 
+def is_made(node):
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "make_cohort"
+
+
+def settings_of(call):
+    return tuple(sorted(ast.unparse(setting) for setting in call.keywords))
+
+
 def made_cohorts(source):
     """The folders of cohorts that a page makes in the course's data folder, each with the settings."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
@@ -30,11 +40,16 @@ def made_cohorts(source):
         ast.unparse(node.targets[0]): ast.unparse(node.value) for node in ast.walk(tree) if isinstance(node, ast.Assign)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "make_cohort":
+        if not isinstance(node, ast.Call):
+            continue
+        if ast.unparse(node.func) == "load_slices":
+            (made,) = (call for call in ast.walk(ast.parse(inspect.getsource(load_slices))) if is_made(call))
+            yield "session.data_root / 'slices' / 'synthetic'", settings_of(made)
+        if is_made(node):
             root, _, rest = ast.unparse(node.args[0]).partition(" / ")
             folder = f"{known.get(root, root)} / {rest}"
             if folder.startswith("session.data_root"):
-                yield folder, tuple(sorted(ast.unparse(setting) for setting in node.keywords))
+                yield folder, settings_of(node)
 
 
 def test_pages_that_make_a_cohort_in_one_folder_make_the_same():
@@ -192,6 +207,16 @@ def test_what_is_written_was_executed_and_tells_nothing_of_the_machine(tmp_path,
     assert texts == {"stdout": "00_first/runs/best.pt\ndata/synthetic\n", "stderr": "100 %\n"}
     assert all("widget" not in kind for output in outputs[1] for kind in output.get("data", {}))
     assert not list(tmp_path.glob("**/*.part"))
+
+
+def test_a_page_is_repeated_from_another_seed_and_the_stored_one_stays(source, tmp_path, monkeypatch):
+    before = build.notebook_of(source).read_bytes()
+    edit(source, "print('hello')", "print(session.seed)")
+    monkeypatch.setattr(build, "sources", lambda: [source])
+    build.repeat(seed=4, out=tmp_path / "repeated")
+    cells = nbformat.read(tmp_path / "repeated" / "00_first_synthetic_4.ipynb", as_version=4).cells
+    assert any(output.get("text") == "4\n" for cell in cells for output in cell.get("outputs", []))
+    assert build.notebook_of(source).read_bytes() == before
 
 
 @pytest.mark.parametrize("body", ["raise ValueError('a broken cell')", "print('no figure here')"])

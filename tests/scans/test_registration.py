@@ -251,6 +251,31 @@ def test_swapped_and_contradictory_arguments(scans, refused, checkpoint):
     )
 
 
+def test_the_spread_is_what_the_network_says_in_millimetres(scans, register, tmp_path):
+    options = {"strength": 0, "half_resolution": False, "integration_steps": 0}
+    network = checkpoint_of(Recipe((16, 20, 18), (3.0, 3.0, 3.0)), "probabilistic", **options)
+    network.weights["log_variance.bias"].fill_(np.log(0.25))  # half a voxel along each axis, everywhere
+    network.save(tmp_path / "net.pt")
+    said = 0.5 * 3 * np.sqrt(3)
+    for name in ("spread.nii.gz", "again.nii.gz"):
+        code, _, err = register("--model", tmp_path / "net.pt", "--iterations", 0, "--no-affine", spread=name)
+        assert code == 0, err
+    image = nib.load(scans / "spread.nii.gz")
+    assert image.shape == FIXED.shape and image.get_data_dtype() == np.float32
+    np.testing.assert_allclose(image.affine, FIXED.affine, atol=1e-4)
+    values = image.get_fdata()[2:-2, 2:-2, 2:-2]
+    assert values.mean() == pytest.approx(said, rel=0.03)
+    assert values.std() < 0.2 * said  # of 20 answers with 3 components each: 1 / sqrt(2 * 3 * 19)
+    np.testing.assert_array_equal(image.get_fdata(), load(scans / "again.nii.gz"))
+
+
+def test_a_spread_is_refused_where_there_is_none(scans, refused, checkpoint, tmp_path):
+    assert "answers with a distribution" in refused("--no-model", spread="s.nii.gz")
+    assert "answers with a distribution" in refused("--model", checkpoint, "--iterations", 0, spread="s.nii.gz")
+    checkpoint_of(Recipe((16, 20, 18), (3.0, 3.0, 3.0)), "probabilistic").save(tmp_path / "net.pt")
+    assert "add --iterations 0" in refused("--model", tmp_path / "net.pt", spread="s.nii.gz")
+
+
 def test_outputs_that_cannot_be_written_are_found_before_any_work(scans, refused, monkeypatch):
     monkeypatch.setattr(registration, "register", None)
     (scans / "folder.nii").mkdir()
