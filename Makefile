@@ -48,10 +48,11 @@ test: $(TOOLS) lint  ## every test, and every notebook from top to bottom
 coverage: $(TOOLS)  ## the share of the package's lines and branches that the tests run, which must not fall
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term tests --deselect tests/scans/test_registration.py::test_a_full_disk_leaves_all_files_or_none
 
-lint: $(TOOLS)  ## style and types of the code, style of the notebooks' sources
+lint: $(TOOLS)  ## style and types of the code, style of the notebooks' sources, spelling
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m ty check --quiet
+	$(PY) -m codespell_lib
 
 bench: $(TOOLS)  ## speed, memory and accuracy beside MONAI's VoxelMorph and voxelmorph
 	$(PY) -m tests.benchmarks

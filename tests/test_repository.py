@@ -207,7 +207,8 @@ def test_nothing_committed_names_this_checkout_s_folder():
 
 
 ADDRESSES = re.compile(
-    r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)|git\+https://github\.com/([\w.-]+/[\w.-]+)"
+    r"(?:colab\.research\.google\.com/github|mybinder\.org/v2/gh)/([\w.-]+/[\w.-]+)"
+    r"|git\+https://github\.com/([\w.-]+/[\w.-]+)"
 )
 
 
@@ -269,16 +270,7 @@ def test_an_address_that_colab_cannot_open_is_refused(copy, url):
     assert contents(copy) == before
 
 
-LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
-
-
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_link_between_pages_leads_somewhere(page):
-    missing = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
-    assert missing == []
 
 
 COMMAND = re.compile(r"^(?:python -m course_utils|course-utils) (?:--\w+ )?([a-z0-9-]+)(.*)$", re.MULTILINE)
