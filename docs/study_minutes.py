@@ -1,4 +1,4 @@
-"""Study minutes of every page, from what stands on it; `python docs/study_minutes.py` brings teaching-plan.md up to date.
+"""Study minutes of every page, from what stands on it: `python docs/study_minutes.py` writes them into teaching-plan.md.
 
 The estimate has four parts, each rounded to five minutes at the end:
 
@@ -57,7 +57,7 @@ def _fives(minutes: float) -> int:
     return 5 * round(minutes / 5)
 
 
-ROW = re.compile(r"^(\| \[?(\d\d) [^|]*\|[^|]*\|[^|]*\|)[^|]*\|[^|]*\|$", re.MULTILINE)
+ROW = re.compile(r"^(\| \[?(\d\d) [A-Z][^|]*\|[^|]*\|[^|]*\|)[^|]*\|[^|]*\|$", re.MULTILINE)
 
 
 WEEK = re.compile(r"^(\| \d+ \|([^|]*)\|([^|]*)\|[^|]*\|[^|]*\|)[^|]*\|$", re.MULTILINE)

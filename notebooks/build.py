@@ -78,8 +78,9 @@ pip install -e ".[notebooks,grading]"
 python -m jupyterlab notebooks/00_start_here.ipynb
 ```
 
-The lectures are in `notebooks`, the assignments in `notebooks/assignments`. Every exercise has a cell to fill and a
-check below it. To see your points on the checks that you can see:
+The lectures are in `notebooks`, the assignments in `notebooks/assignments`. In `docs` you find a glossary, the written
+questions with the capstone (`written-work.md`), and how to install on other systems (`install.md`). Every exercise has
+a cell to fill and a check below it. To see your points on the checks that you can see:
 
 ```sh
 python -m course_utils check notebooks/assignments/02_warping.ipynb
