@@ -1,4 +1,4 @@
-"""Study minutes of every page, from what stands on it: `python docs/study_minutes.py` writes them into teaching-plan.md.
+"""Study minutes of every page from what stands on it; `python docs/study_minutes.py` writes them into teaching-plan.md.
 
 The estimate has four parts, each rounded to five minutes at the end:
 
