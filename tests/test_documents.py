@@ -113,6 +113,18 @@ def test_the_glossary_is_alphabetic_without_doubles_and_every_entry_has_its_page
             assert line[4].upper() == letter, line
 
 
+def test_the_instructor_notes_go_through_every_page_in_five_parts():
+    text = markdown(ROOT / "docs" / "instructor-notes.md")
+    sections = dict(re.findall(r"^## (\d\d) .*?\n(.*?)(?=^## |^Pages |\Z)", text, re.M | re.S))
+    to_come = (
+        set(re.findall(r"\b\d\d\b", text.splitlines()[-1])) if text.splitlines()[-1].startswith("Pages ") else set()
+    )
+    assert {source.name[:2] for source in build.sources()} <= set(sections) | to_come
+    for number, section in sections.items():
+        parts = re.findall(r"^- \*\*([\w ]+)\.\*\*", section, re.M)
+        assert parts == ["Misconceptions", "Stuck", "Timing", "For the room", "Live"], number
+
+
 PLAN = ROOT / "docs" / "teaching-plan.md"
 
 
