@@ -12,7 +12,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends git make \
     && rm -rf /var/lib/apt/lists/*
 
-RUN useradd --create-home --uid 1000 student
+RUN useradd --create-home --uid 1000 student && install --directory --owner=1000 /home/student/course
 USER 1000
 WORKDIR /home/student/course
 ENV VIRTUAL_ENV=/home/student/venv \
