@@ -239,7 +239,8 @@ def test_one_command_carries_the_address_everywhere_and_makes_no_notebook_stale(
     changed = build.carry_address("https://github.com/me/my-fork.git", copy)
     assert build.repository_address(copy) == "https://github.com/me/my-fork"
     assert "pyproject.toml" in changed
-    assert not any(f"github.com/{old}".encode() in content for content in contents(copy).values())
+    for place in ("github.com", "mybinder.org/v2/gh"):
+        assert not any(f"{place}/{old}".encode() in content for content in contents(copy).values())
     for source in build.sources(copy):
         assert f"notebooks/sources/{source.name}" in changed
         assert build.problems(source) == build.problems(ROOT / "notebooks" / "sources" / source.name)
