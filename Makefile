@@ -7,8 +7,9 @@ SUBMISSIONS ?=
 PY := .venv/bin/python
 READY := .venv/.ready
 TOOLS := .venv/.tools
+SITE := .venv/.site
 
-.PHONY: help setup tools run lab notebooks check test coverage bench release grade check-assignment address lint
+.PHONY: help setup tools run lab notebooks check test coverage bench release site grade check-assignment address lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -59,6 +60,14 @@ bench: $(TOOLS)  ## speed, memory and accuracy beside MONAI's VoxelMorph and vox
 
 release: $(READY)  ## the students' bundle in release/: lectures, assignments without solutions, the package
 	$(PY) notebooks/build.py release
+
+site: $(SITE)  ## the executed pages, the documents and the docstrings as a web site in site/
+	$(PY) -m sphinx -q -W --keep-going -b html -c docs/site . site
+	@echo "open site/docs/site/index.html"
+
+$(SITE): requirements-site-lock.txt $(READY)
+	$(PY) -m pip install --quiet -r requirements-lock.txt -r requirements-site-lock.txt
+	touch $@
 
 grade: $(READY)  ## grade what students handed in: make grade SUBMISSIONS=folder-or-zip
 	$(PY) -m course_utils grade "$(SUBMISSIONS)" --out grades
