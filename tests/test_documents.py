@@ -303,3 +303,11 @@ def test_lint_checks_the_spelling_with_the_words_that_are_ours():
     assert all(
         re.search(rf"\b{word}\b", texts, re.IGNORECASE) for word in words
     )  # a word that is gone is ignored no more
+
+
+def test_the_readme_has_a_row_for_every_page_with_the_minutes_that_the_page_names():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for source in build.sources():
+        page = re.search(r"^# \| minutes \| (\S+) \| (\S+) \|$", source.read_text(encoding="utf-8"), re.M)
+        row = re.search(rf"\(notebooks/{source.stem}\.ipynb\).*\| (\S+) min \| (\S+) min \|$", readme, re.M)
+        assert page and row and page.groups() == row.groups(), source.stem

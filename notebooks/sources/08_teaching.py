@@ -4,7 +4,7 @@
 # For teachers. A check that gives points is a measuring instrument, and it is worth what it can tell apart. Here you write
 # an exercise in the format of the course's assignments, hand it to a class of eight, find that your check lets wrong
 # answers pass, sharpen it until each known mistake is caught by name, and grade the class again: in sandboxes, under
-# pytest with nbval, broken and dishonest notebooks included. By the end you can adapt the five assignments, and you know
+# pytest with nbval, broken and dishonest notebooks included. By the end you can adapt the course's assignments, and you know
 # what the grading does *not* protect you from.
 #
 # | | CPU, quick | GPU, full |
