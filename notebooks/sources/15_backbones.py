@@ -500,13 +500,13 @@ assert overview["Dice"].min() > before
 #   parameters and about the same time.
 # - **It is the warp between the levels that makes it so.** Without it, the same pyramid falls behind by what the cell above prints. A finer
 #   level that sees aligned features has only the rest to find.
-# - **The inception stem does not matter**: less than 0.02 of Dice in either direction. It adds six pixels to a view of 78.
+# - **The inception stem hardly matters**: less than 0.02 of Dice in either direction. It adds six pixels to a view of 78.
 # - **Attention does not help**, not at this size and in this time. Swin gets fewer steps for its seconds, and it must learn from data
 #   what a convolution is born with: that all places are alike. So here a block *can* matter, to its disadvantage. Whether it would catch
 #   up in the days that TransMorph's authors trained for, this page cannot say; "in equal time" is a statement about the time, too.
 #
-# So the claim of Jian et al. holds where it is about the gain: neither block has brought any, and the pyramid has. This page is one seed.
-# Three seeds and longer training, on real slices, are in the [results](../docs/results.md).
+# So the claim of Jian et al. holds where it is about what to gain: no block has brought as much as the arrangement. This page is one
+# seed. Three seeds with longer training, on real slices, give the same order ([measured](../docs/results.md)).
 #
 # ```sh
 # python -m course_utils train --dataset oasis2d --architecture swin --features 16,24,32,32 --minutes 10 --out runs/swin
