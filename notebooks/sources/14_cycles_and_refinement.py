@@ -423,4 +423,4 @@ folds(worst, pair["fixed"], spacing=spacing, columns=3)
 # *FAIM*, arXiv 1811.09243, 2018. Kim et al., *CycleMorph: Cycle consistent unsupervised deformable image registration*, Medical Image
 # Analysis 71, 2021. Chen et al., *TransMorph*, Medical Image Analysis 82, 2022 (the published table).
 #
-# Next: [16 Several contrasts](16_several_contrasts.ipynb): when the two images do not even have the same colours.
+# Next: [15 Backbones](15_backbones.ipynb): does it matter what the network is built of?
