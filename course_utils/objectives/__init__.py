@@ -2,8 +2,8 @@
 
 from course_utils.objectives.any_smoothness import AnySmoothness
 from course_utils.objectives.base import Batch, Model, Objective, Outcome, Term
-from course_utils.objectives.cycle import Cycle, CycleMorph
 from course_utils.objectives.contrast import Contrast
+from course_utils.objectives.cycle import Cycle, CycleMorph
 from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
 from course_utils.objectives.probabilistic import EvidenceBound

@@ -1,5 +1,4 @@
-"""What images painted over label maps have in common: a grey value for each structure, then a camera that is not good.
-"""
+"""What images painted over label maps share: a value for each structure, then a camera that is not perfect."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +37,9 @@ def of_each(numbers: Tensor, image: Tensor) -> Tensor:
     return numbers.view(-1, *[1] * (image.ndim - 1))
 
 
-def smooth_noise(batch: int, channels: int, knots: Sequence[int], spatial: Sequence[int], device: torch.device) -> Tensor:
+def smooth_noise(
+    batch: int, channels: int, knots: Sequence[int], spatial: Sequence[int], device: torch.device
+) -> Tensor:
     """Normal numbers at `knots` points along each axis, linear in between: `(batch, channels, *spatial)`."""
     noise = torch.randn(batch, channels, *knots, device=device)
     return F.interpolate(noise, size=tuple(spatial), mode="trilinear" if len(spatial) == 3 else "bilinear")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -93,9 +93,9 @@ def points(spatial: Sequence[int], scale: int) -> list[int]:
 class LabelMaps(Protocol):
     """Where the two label maps of a pair come from."""
 
-    needs: frozenset[str]
+    needs: ClassVar[frozenset[str]]
     """As `Objective.needs`."""
-    real: bool
+    real: ClassVar[bool]
     """Whether the maps are those of the batch where nobody trains, so that its registration can be measured."""
 
     def __call__(self, batch: Batch, training: bool) -> tuple[Tensor, Tensor]:
@@ -111,8 +111,8 @@ class Subjects:
     """
 
     bending: Bending = Bending(1.0, (16,))
-    needs = LABELS
-    real = True
+    needs: ClassVar[frozenset[str]] = LABELS
+    real: ClassVar[bool] = True
 
     def __call__(self, batch: Batch, training: bool) -> tuple[Tensor, Tensor]:
         """See `LabelMaps`."""
@@ -141,8 +141,8 @@ class Shapes:
     scale: int = 32
     wobble: float = 3.0
     bending: Bending = Bending(3.0, (8, 16, 32))
-    needs = NOTHING
-    real = False
+    needs: ClassVar[frozenset[str]] = NOTHING
+    real: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, training: bool) -> tuple[Tensor, Tensor]:
         """See `LabelMaps`; only the shape and the device of the batch's images count."""

@@ -187,8 +187,8 @@ class Membership:
 
     labels: tuple[int, ...]
     needs: ClassVar[frozenset[str]] = LABELS
-    smoothness: ClassVar[float] = 0.5
-    refinement: ClassVar[float] = 0.5
+    smoothness: ClassVar[float] = 0.1
+    refinement: ClassVar[float] = 0.1
 
     def __call__(self, registration: Registration, batch: Batch) -> Tensor:
         """See `Term`. Raises CourseError where a pair of the batch has no labels."""

@@ -1,0 +1,340 @@
+# %% [markdown]
+# # 17 SynthMorph
+#
+# A network knows the contrast that it was trained on, and fails on the next scanner's. Notebook 16 had losses for two contrasts,
+# but whoever trains with them needs images of both. SynthMorph (2022) asks for less than anybody before: **can a network learn to
+# register brains without seeing one?** It is shown label maps, painted in colours that no scanner makes, and never an image.
+#
+# Here you watch a network fail on a contrast that it has not seen, make images out of label maps by hand, train a network on nothing
+# else, and measure both on five pairs of contrasts. Then you go one step further, to shapes that mean nothing, and find out why that
+# is so much harder. Afterwards you can train a network for contrasts that you do not have, and say what that costs. You need
+# notebooks 03 (velocity fields), 05 (the loss) and 06 (training).
+#
+# | | CPU, quick | GPU, full |
+# |---|---|---|
+# | minutes | 5 | 4 |
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/17_synthmorph.ipynb)
+
+# %%
+# The same in every notebook: install the course where it is missing (Colab), begin the session.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("course_utils") is None:
+    public = "git+https://github.com/OWNER/registration-course"
+    repository = os.environ.get("COURSE_REPOSITORY", public)
+    if "/OWNER/" in repository:
+        raise SystemExit("no address yet: make address URL=https://github.com/you/fork")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", repository], check=True)
+    importlib.invalidate_caches()
+
+from course_utils.session import start
+
+session = start()
+print(session)
+
+# %% [markdown]
+# ## A network meets contrasts that it has not seen
+#
+# Slices again; `COURSE_DATASET=oasis2d` takes real ones. All are T1 images, so the other contrasts are painted from them, as on page
+# 16: a negative, something like T2, and one that rises and falls again, in which the darkest and the brightest tissue look alike.
+# **This is a kind test**: a real second contrast also shows other things, and other noise.
+
+# %%
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subjects
+from course_utils.data.synthetic import make_cohort
+
+if session.dataset == "oasis2d":
+    cohort = load_cohort("oasis2d")
+else:
+    root = session.data_root / "slices"
+    # that of notebook 00
+    make_cohort(root / "synthetic", subjects=60, dimensions=2, seed=session.seed)
+    cohort = load_cohort("synthetic", root)
+subjects = load_subjects(cohort.subjects, cohort.info.recipe)
+labels, spacing = dict(cohort.info.labels), list(cohort.info.spacing)
+train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6, seed=session.seed))
+val_pairs = PairDataset(subjects, cohort.distinct_pairs("val", 2))
+test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 20))
+print(f"{cohort.info.name}: {len(labels)} structures, {len(test_pairs)} pairs to measure on")
+
+# %%
+import numpy as np
+import torch
+
+FROM = (
+    0.0,
+    0.12,
+    0.3,
+    0.6,
+    0.9,
+    1.0,
+)  # background, fluid, fluid, grey matter, white matter, brightest
+TO = (0.0, 0.9, 1.0, 0.65, 0.3, 0.2)
+CONTRASTS = {
+    "T1": lambda image: image,
+    "negative": lambda image: torch.where(image > 0, 1 - image, 0.0),
+    "like T2": lambda image: torch.as_tensor(np.interp(image, FROM, TO), dtype=torch.float32),
+    "rise and fall": lambda image: torch.where(image > 0, 1 - (2 * image - 1).abs(), 0.0),
+}
+PAIRS = [  # of the moving and of the fixed image
+    ("T1", "T1"),
+    ("negative", "T1"),
+    ("like T2", "T1"),
+    ("rise and fall", "T1"),
+    ("negative", "rise and fall"),
+]
+
+# %%
+from course_utils.plotting import panel
+
+item = test_pairs[0]
+panel(
+    {name: change(item["fixed"]) for name, change in CONTRASTS.items()}, columns=4, spacing=spacing
+)
+
+# %% [markdown]
+# What a registration is worth is the mean Dice of the structures, on pairs of people that no network has met. The line to beat is
+# **doing nothing**: leave the two images as they lie.
+
+# %%
+import shutil
+
+from course_utils import metrics
+from course_utils.fields import warp
+from course_utils.networks import NetworkSpec
+from course_utils.training import TrainConfig, fit
+
+
+def stacked(pairs):
+    items = [pairs[n] for n in range(len(pairs))]
+    return {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "name"}
+
+
+test = stacked(test_pairs)
+
+
+def dice_after(displacement):
+    moved = warp(test["moving_label"], displacement, mode="nearest", padding="zeros")
+    return metrics.dice(moved, test["fixed_label"], list(labels)).nanmean().item()
+
+
+@torch.no_grad()
+def by_contrast(model):
+    """Mean Dice of the test pairs for each pair of contrasts."""
+    found = {}
+    for moving, fixed in PAIRS:
+        seen = CONTRASTS[moving](test["moving"]), CONTRASTS[fixed](test["fixed"])
+        found[f"{moving} to {fixed}"] = dice_after(model(*seen).displacement)
+    return found
+
+
+# %% [markdown]
+# The first network is trained as in notebook 06: it sees the real images, and the local correlation of these is its loss. All
+# networks of this page are antisymmetric pyramids (notebook 12), with the same number of steps. **Predict:** what does it make of a
+# negative?
+
+# %%
+STEPS = 250
+
+
+def trained(name, objective, pairs=train_pairs, watched=val_pairs, **network):
+    out = session.runs / "synthmorph" / name
+    shutil.rmtree(out, ignore_errors=True)
+    options = {"spatial_dims": 2, "antisymmetric": True, **network}
+    result = fit(
+        NetworkSpec("pyramid", options).build(session.seed),
+        objective,
+        pairs,
+        watched,
+        out,
+        TrainConfig(steps=STEPS, batch_size=2, validations=1),
+        card=cohort.info.card(),
+        device=session.device,
+        hooks=[],
+    )
+    print(f"{name}: {STEPS} steps in {result.history.seconds.iloc[-1]:.0f} s")
+    return result.model.cpu().eval()
+
+
+# %%
+from course_utils.objectives import pair_objective
+
+before = dice_after(torch.zeros(len(test["fixed"]), 2, *test["fixed"].shape[2:]))
+networks = {"NCC of real images": trained("ncc", pair_objective("ncc", coarseness=2))}
+
+# %%
+import pandas as pd
+
+table = pd.DataFrame({name: by_contrast(network) for name, network in networks.items()})
+print(f"doing nothing: Dice {before:.3f}")
+assert table.iloc[0, 0] > before + 0.05 and table.iloc[1:, 0].min() < before
+table.round(3)
+
+# %% [markdown]
+# On its own contrast the network is good. On at least one of the others it is **worse than doing nothing**: it moves tissue with
+# confidence to where it does not belong. Nothing in its answer tells you so.
+#
+# ## From a label map to an image, by hand
+#
+# The cure of SynthMorph: if the network shall not depend on the contrast, show it a new one in every step. The label map says which
+# structure each pixel belongs to. Give every structure a grey value at random, as a table that is looked up:
+
+# %%
+label = item["fixed_label"][None]  # (1, 1, H, W), whole numbers
+generator = torch.Generator().manual_seed(session.seed)
+values = torch.rand(int(label.max()) + 1, generator=generator)  # one for each structure, and for 0
+grey = values[label.long()]
+
+# %% [markdown]
+# No scanner makes such an image. So add noise, blur a little, shade it by a smooth factor, bring it to the range from 0 to 1, and
+# bend the scale of grey by an exponent:
+
+# %%
+from torch.nn.functional import avg_pool2d, interpolate
+
+noisy = grey + 0.05 * torch.randn(grey.shape, generator=generator)
+blurred = avg_pool2d(noisy, 3, stride=1, padding=1, count_include_pad=False)
+factor = torch.exp(0.3 * torch.randn(1, 1, 4, 4, generator=generator))  # at 4 x 4 points
+shaded = blurred * interpolate(factor, size=grey.shape[2:], mode="bilinear")
+ranged = (shaded - shaded.min()) / (shaded.max() - shaded.min())
+image = ranged**1.2
+shown = {"a grey value each": grey, "noise, blur": blurred, "shade, range, exponent": image}
+panel(shown, spacing=spacing)
+
+# %% [markdown]
+# The tested version is `paint_labels`. All its numbers are drawn anew for every image: how much noise each structure has, how much
+# blur, shade and exponent. With a probability of 0.2 what has no label is black, as around a brain whose skull was removed. One
+# label map, painted six ways:
+
+# %%
+from course_utils.objectives import Colours, paint_labels
+
+six = paint_labels(label.expand(6, -1, -1, -1), Colours())
+panel({f"painting {n + 1}": six[n] for n in range(6)}, columns=6, spacing=spacing)
+
+# %%
+plain = paint_labels(label, Colours(noise=0, bias=0, gamma=0))  # blur is all that is left
+middle = [value for value in label.unique().tolist() if (label == value).sum() > 200 and value > 0]
+spread = [
+    plain[avg_pool2d((label != value).float(), 3, 1, 1) == 0].std().item() for value in middle
+]
+print(f"without noise and shade, the spread within a structure is {max(spread):.1e}")
+assert max(spread) < 1e-5 and (six[0] - six[1]).abs().mean() > 0.02
+
+# %% [markdown]
+# ## The map is bent, too
+#
+# There are few label maps, and each would be met again and again. So each is deformed at random before it is painted: a velocity is
+# drawn at points 16 pixels apart, made smooth between them, and integrated (notebook 03). Both maps of a pair are bent, each in its
+# own way.
+
+# %%
+from course_utils.fields import integrate, jacobian_determinant
+from course_utils.plotting import deformed_grid
+
+points = [n // 16 for n in label.shape[2:]]
+velocity = 1.5 * interpolate(
+    torch.randn(1, 2, *points, generator=generator), size=label.shape[2:], mode="bilinear"
+)
+field = integrate(velocity)
+bent = warp(label, field, mode="nearest")
+print(f"moved by {field.norm(dim=1).mean():.1f} pixels on average")
+assert jacobian_determinant(field).min() > 0  # nothing folds
+deformed_grid({"by hand": field}, step=8, spacing=spacing)
+
+# %%
+panel(
+    {"painted": six[0], "bent, then painted": paint_labels(bent, Colours())[0]},
+    labels={"painted": label, "bent, then painted": bent},
+    spacing=spacing,
+)
+
+# %% [markdown]
+# ## The loss, by hand
+#
+# What shall judge the answer? Not the images: their colours have nothing to do with each other. The label maps that they were
+# painted from. Each structure becomes a picture of zeros and ones (*one-hot*), the moving one is warped, and squared differences
+# are summed over the structures. **Predict:** what is it where both maps are equal, and what where every pixel is wrong?
+
+
+# %%
+def squared_error(moving_label, fixed_label, displacement, structures):
+    loss = 0.0
+    for value in structures:
+        one, other = ((side == value).float() for side in (moving_label, fixed_label))
+        loss += (warp(one, displacement) - other).square().mean()
+    return loss
+
+
+still = torch.zeros_like(field)
+everything = range(int(label.max()) + 1)
+wrong = (bent != label).float().mean().item()
+ours = squared_error(bent, label, still, everything).item()
+print(f"{100 * wrong:.1f} % of the pixels have another label, the loss is {ours:.4f}")
+assert abs(ours - 2 * wrong) < 1e-6
+assert squared_error(label, label, still, everything) == 0
+
+# %% [markdown]
+# Twice the share of pixels with a wrong label, if no pixel is counted out: each wrong pixel lacks one structure and has another. The
+# tested version is the term `Membership`. The soft Dice of notebook 05 would do too, and counts small structures as much as large
+# ones; the authors of voxelmorph found that the squared error trains better.
+
+# %%
+from course_utils.networks import Registration
+from course_utils.objectives import Membership
+
+maps = {"moving_label": bent, "fixed_label": label}
+tested = Membership(tuple(labels))(Registration(grey, field), maps)
+by_hand = squared_error(bent, label, field, labels)
+print(f"by hand {by_hand:.5f}, tested {tested:.5f}")
+assert abs(by_hand - tested) < 1e-5
+
+# %% [markdown]
+# ## Training without an image
+#
+# `SynthesisedObjective` does all of this in each step: it bends both label maps, paints them, shows the paintings to the network, and
+# compares the maps. To be sure that no real image takes part, every image in the training pairs is replaced by *not a number*. A
+# single look at one of them, and the loss would be no number either.
+
+# %%
+from course_utils.objectives import Subjects, SynthesisedObjective
+
+
+class WithoutImages(PairDataset):
+    """The same pairs, but that nobody can see them."""
+
+    def __getitem__(self, index):
+        pair = super().__getitem__(index)
+        return pair | {side: torch.full_like(pair[side], torch.nan) for side in ("moving", "fixed")}
+
+
+blind = WithoutImages(subjects, train_pairs.pairs)
+blind_val = WithoutImages(subjects, val_pairs.pairs)
+assert blind[0]["moving"].isnan().all() and blind[0]["fixed"].isnan().all()
+SMOOTH = 0.1  # weight of the smoothness, chosen on validation pairs
+brains = SynthesisedObjective(
+    pair_objective(Membership(tuple(labels)), smoothness=SMOOTH, coarseness=2), Subjects()
+)
+networks["painted labels"] = trained("labels", brains, blind, blind_val)
+
+# %% [markdown]
+# **Predict:** is it better than doing nothing on real images, which it sees for the first time? On how many of the five?
+
+# %%
+table["painted labels"] = by_contrast(networks["painted labels"])
+spread = table.max() - table.min()
+print(f"doing nothing: Dice {before:.3f}; spread over the contrasts:")
+print(", ".join(f"{name} {value:.3f}" for name, value in spread.items()))
+assert table["painted labels"].min() > before and spread["painted labels"] < 0.05
+assert spread["NCC of real images"] > 2 * spread["painted labels"]
+assert table.iloc[0, 0] > table.iloc[0, 1]  # on its own contrast the specialist is ahead
+table.round(3)
+
+# %% [markdown]
+# **Yes, it can.** The network that has never seen a brain registers real ones, in each of the contrasts, and nearly equally well in
+# all. The price stands in the first row: on T1 with T1 the specialist, which trained on exactly that, is ahead.
