@@ -137,7 +137,7 @@ class Shapes:
         bending: Of the whole map.
     """
 
-    count: int = 26
+    count: int = 16
     scale: int = 32
     wobble: float = 3.0
     bending: Bending = Bending(3.0, (8, 16, 32))
