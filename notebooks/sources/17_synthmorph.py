@@ -139,7 +139,7 @@ def by_contrast(model):
 # negative?
 
 # %%
-STEPS = 200
+STEPS = 200 if session.dataset == "oasis2d" else 500  # a built-in slice has a third of the pixels
 
 
 def trained(name, objective, pairs=train_pairs, watched=val_pairs, **network):
@@ -209,13 +209,13 @@ panel(shown, spacing=spacing)
 # %% [markdown]
 # The tested version is `paint_labels`. All its numbers are drawn anew for every image: how much noise each structure has, how much
 # blur, shade and exponent. With a probability of 0.2 what has no label is black, as around a brain whose skull was removed. One
-# label map, painted six ways:
+# label map, painted six ways. Left and right are two structures with two grey values: no brain looks like that, and it need not.
 
 # %%
 from course_utils.objectives import Colours, paint_labels
 
 six = paint_labels(label.expand(6, -1, -1, -1), Colours())
-panel({f"painting {n + 1}": six[n] for n in range(6)}, columns=6, spacing=spacing)
+panel({f"painting {n + 1}": six[n] for n in range(6)}, columns=3, spacing=spacing)
 
 # %%
 plain = paint_labels(label, Colours(noise=0, bias=0, gamma=0))  # blur is all that is left
@@ -410,59 +410,28 @@ table.round(3)
 # It has learnt its task, and what it has learnt carries over to brains: better than doing nothing on every contrast, from shapes that
 # no anatomy has.
 #
-# ## What made it learn
-#
-# When this course tried shapes for the first time, the network ended *below* doing nothing. What was different? Not the shapes: the
-# network. It was one of one direction, as VoxelMorph is. The same training with such a network, everything else alike:
+# Is that a matter of course? Our first network for shapes ended *below* doing nothing. It was one of one direction. Such a network
+# learns the task on shapes as well, but moves whatever it is shown, even equal images. An antisymmetric network cannot (notebook 12):
+# that equal structures stay where they are, in whatever colour, is built in, and need not be learnt again for every painting. Every
+# network of this page has that. [Results](../docs/results.md) has the two side by side.
 
 # %%
-networks["painted shapes, one way"] = trained(
-    "one_way", from_shapes, empty, empty_val, antisymmetric=False
-)
-table["painted shapes, one way"] = by_contrast(networks["painted shapes, one way"])
-
-
-@torch.no_grad()
-def stirs(model):
-    """How far a network moves real images against themselves, pixels: 0 would be right."""
-    return model(test["fixed"], test["fixed"]).displacement.norm(dim=1).mean().item()
-
-
-rows = {}
-for name in ("painted shapes", "painted shapes, one way"):
-    alone, registered = on_shapes(networks[name])
-    own = {"wrong labels, shapes": registered / alone, "Dice, worst": table[name].min()}
-    rows[name] = own | {"equal images move, pixels": stirs(networks[name])}
-pd.DataFrame(rows).T.round(3)
+with torch.no_grad():
+    equal = networks["painted shapes"](test["fixed"], test["fixed"]).displacement.abs().max().item()
+print(f"equal images: nothing moves by more than {equal:.1e} pixels")
+assert equal < 1e-3
 
 # %% [markdown]
-# The first column is what is left of the wrong labels on the network's own task, the second what it is worth on brains. Within these
-# steps a network of one direction hardly learns the task itself, so nothing can carry over. It moves even equal images. An
-# antisymmetric one cannot (notebook 12): that equal structures stay where they are, in whatever colour, is built in and need not be
-# learnt again for every painting.
-
-# %%
-assert rows["painted shapes"]["equal images move, pixels"] < 1e-3
-assert rows["painted shapes, one way"]["equal images move, pixels"] > 0.05
-worse = rows["painted shapes, one way"]
-assert worse["wrong labels, shapes"] > rows["painted shapes"]["wrong labels, shapes"] + 0.1
-assert worse["Dice, worst"] < rows["painted shapes"]["Dice, worst"] - 0.02
-
-# %% [markdown]
-# ## Two cheaper answers
+# ## A cheaper answer
 #
-# A fair page names the competitors. The first needs no painting: show the network the images' **edges** (`fields.edges`) instead of
-# their intensities, each as bright as its neighbours let it be. An edge is an edge in a negative too. The second paints over the real
-# image and its label map, so that the real detail stays, and lets the *real* images judge: `PaintedObjective`. **Predict:** which
-# network is the best on average?
+# A fair page names the competitor. It needs no painting: show the network the images' **edges** (`fields.edges`) instead of their
+# intensities, each as bright as its neighbours let it be. An edge is an edge in a negative too. **Predict:** with edges, which is
+# better in the worst contrast, the network of real images or that of painted labels?
 
 # %%
-from course_utils.objectives import PaintedObjective
-
 ncc = pair_objective("ncc", coarseness=2)
 more = {
     "NCC of real images, edges": ("ncc_edges", ncc, train_pairs, val_pairs),
-    "painted images, edges": ("images_edges", PaintedObjective(ncc), train_pairs, val_pairs),
     "painted labels, edges": ("labels_edges", brains, blind, blind_val),
 }
 for name, (folder, objective, pairs, watched) in more.items():
@@ -499,23 +468,23 @@ axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="mo
 figure
 
 # %% [markdown]
-# Each row is a network, each dot a pair of contrasts; what matters is where the *leftmost* dot lies. Edges do much of the work: they
-# lift every kind of network in the worst contrast, and with them a network of real images is no longer lost in a negative.
+# Each row is a network, each dot a pair of contrasts; what matters is where the *leftmost* dot lies.
 
 # %%
 worst = summary["worst"]
-assert worst["painted labels, edges"] > worst["painted labels"]
+print(f"lifted by edges in the worst contrast: {worst.iloc[3] - worst.iloc[0]:+.3f} real images,")
+print(f"{worst.iloc[4] - worst.iloc[1]:+.3f} painted labels; the best of all: {worst.idxmax()}")
+assert worst["painted labels, edges"] > worst["painted labels"] + 0.02
 assert worst["NCC of real images, edges"] > worst["NCC of real images"] + 0.05
-assert (
-    worst[[name for name in worst.index if name.startswith("painted") and "one way" not in name]]
-    > before
-).all()
-assert (
-    summary.loc["NCC of real images", "T1 to T1"]
-    > summary["T1 to T1"].drop("NCC of real images").max() - 0.05
-)
+assert (worst.drop("NCC of real images") > before).all()
+assert worst["NCC of real images, edges"] > worst["painted labels"]
 
 # %% [markdown]
+# **Edges do much of the work.** They lift both kinds of network, and with them even the network of real images, which is never shown
+# another contrast, is no longer lost in a negative. Our four contrasts favour them: each was computed from T1, so each has T1's edges,
+# with little noise. A real second contrast need not be so kind. A third way lies between: paint over the real image *and* its label map, so that its detail stays, and let the real images judge
+# (`PaintedObjective`, `train --painted images`).
+#
 # ## The same in MONAI
 #
 # MONAI has no SynthMorph, but all the brushes. A painter of one label map, composed of its transforms; the first one is our table
@@ -574,8 +543,8 @@ else:
 # - **The price is on the home ground.** On T1 with T1 the network that trained on T1 is ahead. If your scanner does not change, train on
 #   its images. How far longer training closes the gap is measured with three seeds in
 #   [results](../docs/results.md).
-# - **Ask what the architecture already knows.** The same shapes taught an antisymmetric network much more than one of one direction, and
-#   edges in place of intensities are worth as much as the painting. What is built in need not be painted.
+# - **Ask what the architecture already knows.** That equal images stay where they are, and that an edge is an edge in a negative too:
+#   what is built in need not be painted. On this page's contrasts, edges help as much as painting does.
 # - **Our contrasts are kind.** All were computed from T1. A real T2 image shows fluid that T1 hides, other noise, another field of view,
 #   and perhaps a skull. What is not in the label map is not in the paintings: pathologies, vessels, the scalp.
 #
