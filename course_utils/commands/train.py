@@ -150,7 +150,7 @@ def train(
             "--antisymmetric/--one-way",
             help="Swapping the images gives the exact inverse, and equal images do not move; or only one direction, "
             "which learns faster from labels.",
-            show_default="antisymmetric without labels, else one-way",
+            show_default="antisymmetric, but one-way with --dice-weight",
         ),
     ] = None,
     edges: Annotated[

@@ -220,10 +220,11 @@ panel({f"painting {n + 1}": six[n] for n in range(6)}, columns=3, spacing=spacin
 
 # %%
 plain = paint_labels(label, Colours(noise=0, bias=0, gamma=0))  # blur is all that is left
-middle = [value for value in label.unique().tolist() if (label == value).sum() > 200 and value > 0]
-spread = [
-    plain[avg_pool2d((label != value).float(), 3, 1, 1) == 0].std().item() for value in middle
-]
+cores = {  # pixels with no neighbour of another structure, which no blur reaches
+    value: avg_pool2d((label != value).float(), 3, 1, 1) == 0 for value in label.unique().tolist()
+}
+middle = [value for value, core in cores.items() if core.sum() > 20 and value > 0]
+spread = [plain[cores[value]].std().item() for value in middle]
 print(f"without noise and shade, the spread within a structure is {max(spread):.1e}")
 assert max(spread) < 1e-5 and (six[0] - six[1]).abs().mean() > 0.02
 
@@ -274,7 +275,7 @@ wrong = (bent != label).float().mean().item()
 ours = squared_error(bent, label, still, everything).item()
 print(f"{100 * wrong:.1f} % of the pixels have another label, the loss is {ours:.4f}")
 assert abs(ours - 2 * wrong) < 1e-6
-assert squared_error(label, label, still, everything) == 0
+assert squared_error(label, label, still, everything) < 1e-6
 
 # %% [markdown]
 # Twice the share of pixels with a wrong label, if no pixel is counted out: each wrong pixel lacks one structure and has another. The
@@ -526,8 +527,7 @@ if importlib.util.find_spec("neurite"):
     import neurite
 
     first_step = neurite.sample_image_from_labels(label, mean_range=(0, 1), noise_std=0.05)
-    inside = {value: first_step[label == value] for value in middle}
-    spread = [values.std().item() for values in inside.values()]
+    spread = [first_step[label == value].std().item() for value in middle]
     print(f"neurite's noise in {len(spread)} structures: {min(spread):.3f} to {max(spread):.3f}")
     assert all(abs(value - 0.05) < 0.01 for value in spread)
 else:
