@@ -542,7 +542,8 @@ else:
 # - **The price is on the home ground.** On T1 with T1 the network that trained on T1 is ahead. If your scanner does not change, train on
 #   its images. How far longer training closes the gap is measured in [results](../docs/results.md).
 # - **Ask what the architecture already knows.** That equal images stay where they are, and that an edge is an edge in a negative too:
-#   what is built in need not be painted. Edges lift both kinds of network, and cost nothing.
+#   what is built in need not be painted. Edges lift both kinds of network in the worst contrast; the specialist pays for them on its
+#   home ground, as the first column of the summary says.
 # - **Our contrasts are kind.** All were computed from T1. A real T2 image shows fluid that T1 hides, other noise, another field of view,
 #   and perhaps a skull. What is not in the label map is not in the paintings: pathologies, vessels, the scalp.
 #
