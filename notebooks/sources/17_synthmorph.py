@@ -476,7 +476,7 @@ assert (worst.drop("NCC of real images") > before).all()
 # with little noise. A real second contrast need not be so kind.
 #
 # A third way lies between: paint over the real image *and* its label map, so that its detail stays, and let the real images judge
-# (`PaintedObjective`, `train --painted images`; it stands in [results](../docs/results.md) beside these).
+# (`PaintedObjective`, `train --painted images`).
 #
 # ## The same in MONAI
 #
