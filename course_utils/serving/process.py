@@ -11,6 +11,8 @@ from typing import IO, Any
 
 from course_utils.serving.request import Request
 
+COMMAND = (sys.executable, "-m", "course_utils.serving.worker")
+
 
 class Worker:
     """A process that has begun to import what a registration needs.
@@ -22,7 +24,7 @@ class Worker:
     def __init__(self, root: Path) -> None:
         # A session of its own: Ctrl-C in the server's terminal is the server's to hear.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "course_utils.serving.worker", str(root)],
+            [*COMMAND, str(root)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

@@ -68,7 +68,7 @@ def _claimed_bytes(file: IO[bytes], what: str, voxels: int) -> int:
         itemsize = header.get_data_dtype().itemsize
         start = float(header["vox_offset"])
         single = bytes(header["magic"]).startswith(b"n+")
-    except (ValueError, nib.spatialimages.HeaderDataError) as error:
+    except (ValueError, KeyError, nib.spatialimages.HeaderDataError) as error:
         raise Refusal(400, f"{what} has a damaged header: save it again") from error
     if not single:
         raise Refusal(400, f"{what} is one half of a pair of files: save it as a single .nii or .nii.gz file")

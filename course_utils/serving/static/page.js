@@ -47,7 +47,7 @@ async function ask(address, request) {
 }
 
 function size(bytes) {
-  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${Number((bytes / 1e6).toPrecision(3))} MB`;
 }
 
 function working(busy) {
@@ -204,6 +204,7 @@ async function begin() {
 }
 
 $("form").addEventListener("submit", send);
+$("form").addEventListener("change", ({ target }) => target.classList.toggle("chosen", Boolean(target.files?.length)));
 $("cancel").addEventListener("click", cancel);
 $("remove").addEventListener("click", cancel);
 for (const id of ["blend", "contours", "grid", "jacobian"]) $(id).addEventListener("input", draw);
