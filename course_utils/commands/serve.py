@@ -33,7 +33,7 @@ def serve(
     ),
     max_seconds: Annotated[float, typer.Option(help="Seconds that a registration may take.", min=1)] = USUAL.seconds,
     max_memory: Annotated[
-        float, typer.Option(help="GB that a registration may hold (in Linux).", min=1)
+        float, typer.Option(help="GB that a registration may hold, in Linux and on the CPU.", min=1)
     ] = USUAL.memory_bytes / 10**9,
     keep: Annotated[float, typer.Option(help="Minutes after which results are deleted.", min=0.1)] = (
         USUAL.keep_seconds / 60

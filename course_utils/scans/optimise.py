@@ -195,9 +195,7 @@ def _descend(loss: Callable[[], Tensor], change: Tensor, steps: int, rate: float
     yield last
 
 
-def _least(
-    loss: Callable[[], Tensor], change: Tensor, steps: int, rate: float, tell: Callable[[int], None]
-) -> Tensor:
+def _least(loss: Callable[[], Tensor], change: Tensor, steps: int, rate: float, tell: Callable[[int], None]) -> Tensor:
     """The change of the least loss that a descent from `change` meets, or no change where that has less.
 
     `tell` is called with the number of each step.

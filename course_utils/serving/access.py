@@ -64,7 +64,8 @@ class Access:
             raise Refusal(421, "this server is not asked under its own name: open the address that it printed")
         origin = headers.get("origin")
         foreign = origin is not None and urlsplit(origin).netloc.lower() != asked.lower()
-        if method in UNSAFE and (foreign or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")):
+        foreign |= headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+        if method in UNSAFE and foreign:
             raise Refusal(403, "another site's page has sent this: open the page of this server and send it from there")
         if self.token is None:
             return False
@@ -115,7 +116,8 @@ class Guard:
             await send(message)
 
         try:
-            remember = self._access.check(scope["method"], Headers(scope=scope), scope["query_string"].decode("latin-1"))
+            query = scope["query_string"].decode("latin-1")
+            remember = self._access.check(scope["method"], Headers(scope=scope), query)
         except Refusal as refusal:
             answer = JSONResponse({"error": str(refusal)}, refusal.status, {"Connection": "close"})
             await answer(scope, receive, sending)

@@ -13,7 +13,7 @@ class Limits:
         voxels: Of each scan.
         steps: Of instance optimisation.
         seconds: That a registration may run.
-        memory_bytes: That its process may hold, where the system has such a limit (Linux has).
+        memory_bytes: That its process may hold, in Linux and on the CPU; elsewhere there is no such limit.
         jobs: Registrations that wait, run or have results to fetch, at a time.
         keep_seconds: After which results are deleted.
     """

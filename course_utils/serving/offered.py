@@ -47,7 +47,7 @@ def _label(path: Path) -> str:
     from course_utils.checkpoint import Checkpoint  # PyTorch takes seconds, which a server without own files saves
 
     if not path.is_file():
-        raise CourseError(f"--model {path} does not exist: name a checkpoint; the networks that ship are offered anyway")
+        raise CourseError(f"--model {path} does not exist: name a checkpoint; networks that ship are offered anyway")
     shape = Checkpoint.load(path).card.recipe.shape
     if len(shape) != 3:
         raise CourseError(f"--model {path} is a 2-D network, and the page registers volumes: leave it out")

@@ -1,4 +1,4 @@
-"""A process that registers one pair, seen from the server: started ahead of time, told what to do, ended at any time."""
+"""A process that registers one pair, seen from the server: started ahead of time, told what to do, and ended."""
 
 import contextlib
 import json

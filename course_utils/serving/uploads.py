@@ -7,10 +7,11 @@ held in memory.
 import gzip
 import math
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import nibabel as nib
+from nibabel.spatialimages import HeaderDataError
 
 from course_utils.data.grids import by
 from course_utils.serving.refusal import Refusal
@@ -41,7 +42,7 @@ def check_upload(path: Path, what: str, voxels: int) -> str:
     with path.open("rb") as raw:
         packed = raw.read(len(PACKED)) == PACKED
         raw.seek(0)
-        file = gzip.GzipFile(fileobj=raw) if packed else raw
+        file: BufferedIOBase = gzip.GzipFile(fileobj=raw) if packed else raw
         try:
             expected = _claimed_bytes(file, what, voxels)
             held = _count(file, expected + SLACK)
@@ -54,7 +55,7 @@ def check_upload(path: Path, what: str, voxels: int) -> str:
     return ".nii.gz" if packed else ".nii"
 
 
-def _claimed_bytes(file: IO[bytes], what: str, voxels: int) -> int:
+def _claimed_bytes(file: BufferedIOBase, what: str, voxels: int) -> int:
     """The length, unpacked, that a file has according to its header."""
     block = file.read(nib.Nifti2Header.sizeof_hdr)
     file.seek(0)
@@ -68,7 +69,7 @@ def _claimed_bytes(file: IO[bytes], what: str, voxels: int) -> int:
         itemsize = header.get_data_dtype().itemsize
         start = float(header["vox_offset"])
         single = bytes(header["magic"]).startswith(b"n+")
-    except (ValueError, KeyError, nib.spatialimages.HeaderDataError) as error:
+    except (ValueError, KeyError, HeaderDataError) as error:
         raise Refusal(400, f"{what} has a damaged header: save it again") from error
     if not single:
         raise Refusal(400, f"{what} is one half of a pair of files: save it as a single .nii or .nii.gz file")
@@ -81,7 +82,7 @@ def _claimed_bytes(file: IO[bytes], what: str, voxels: int) -> int:
     return max(int(start), kinds[0].sizeof_hdr) + math.prod(shape) * itemsize
 
 
-def _count(file: IO[bytes], enough: int) -> int:
+def _count(file: BufferedIOBase, enough: int) -> int:
     """The bytes that a file holds, unpacked; counting ends above `enough`."""
     count = 0
     while count <= enough and (chunk := file.read(CHUNK)):

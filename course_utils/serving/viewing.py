@@ -35,10 +35,11 @@ class View:
 
     Attributes:
         spacing: Of the grid, mm.
-        arrays: By name. `fixed`, `moving` (where its file places it) and `moved`: grey values `(X, Y, Z)` uint8.
-            `displacement` `(3, X, Y, Z)` int16, in `1 / FINE` voxels of this grid. `jacobian` `(X, Y, Z)` uint8: 0 folds;
-            1 to 255 is the logarithm to base 2 of the determinant, from `-OCTAVES` to `OCTAVES`. `moving_label` and
-            `moved_label`, where there is a label map: `(X, Y, Z)` uint8, 0 and the rank of each value.
+        arrays: By name, `(X, Y, Z)` uint8 but for the displacement. `fixed`, `moving` (where its file places it) and
+            `moved` are grey values. `displacement` is `(3, X, Y, Z)` int16, in `1 / FINE` voxels of this grid.
+            `jacobian` is 0 where it folds, and 1 to 255 is the logarithm to base 2 of the determinant, from
+            `-OCTAVES` to `OCTAVES`. `moving_label` and `moved_label`, where there is a label map, are 0 and the rank
+            of each value.
     """
 
     spacing: tuple[float, ...]
@@ -95,7 +96,7 @@ def view_of(moving: Volume, fixed: Volume, moved: Volume, field: Field, labels: 
 
 
 def grid_for(fixed: Grid) -> Grid:
-    """The page's grid for a fixed scan: its own voxels, their axes in the order of space, or as many fewer as needed."""
+    """The page's grid for a fixed scan: its voxels, their axes in the order of space; fewer where it has too many."""
     axes = nib.orientations.io_orientation(fixed.affine)[:, 0].astype(int)
     spacing = np.empty(3)
     spacing[axes] = fixed.spacing

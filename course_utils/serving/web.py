@@ -15,7 +15,7 @@ What is refused gets a status of 4xx and `{"error": line}`.
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from starlette.types import Message
 from course_utils.serving import request as work
 from course_utils.serving.access import Access, Guard
 from course_utils.serving.jobs import Job, Jobs
+from course_utils.serving.limits import Limits
 from course_utils.serving.offered import NONE, Offered
 from course_utils.serving.refusal import Refusal
 from course_utils.serving.uploads import check_upload
@@ -61,7 +62,7 @@ def make_app(jobs: Jobs, networks: Mapping[str, Offered], access: Access, device
     page = _Page(jobs, networks, device)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
         yield
         await run_in_threadpool(jobs.close)
 
@@ -121,7 +122,11 @@ class _Page:
         )
 
     async def register(self, request: Request) -> Response:
-        job = self._jobs.begin()
+        try:
+            job = self._jobs.begin()
+        except Refusal:
+            await _read_to_the_end(request, self._jobs.limits)
+            raise
         try:
             async with asyncio.timeout(self._jobs.limits.upload_seconds):
                 form = await _bounded(request, self._jobs.limits.upload_bytes).form(
@@ -221,6 +226,14 @@ def _bounded(request: Request, most: int) -> Request:
         return message
 
     return Request(request.scope, receive)
+
+
+async def _read_to_the_end(request: Request, limits: Limits) -> None:
+    """Let the rest of a request arrive, and drop it: a browser that still sends does not hear what it is told."""
+    with contextlib.suppress(Refusal, TimeoutError):
+        async with asyncio.timeout(limits.upload_seconds):
+            async for _ in _bounded(request, limits.upload_bytes).stream():
+                pass
 
 
 def _kept(given: UploadFile, folder: Path, name: str, words: str, voxels: int) -> str:

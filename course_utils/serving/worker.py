@@ -5,6 +5,7 @@ It imports what it needs and waits for one line of JSON, a `Request`. It answers
 server lives; when that ends, however it ends, the process deletes FOLDER, which is the server's, and ends too.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -79,12 +80,13 @@ def work(request: Request, tell: Callable[[dict[str, Any]], None]) -> dict[str, 
     if label is not None:
         labels = {"moving_label": read_label(label, moving), "moved_label": read_labels(outputs["moved_label"])}
     view_of(moving, fixed, moved, field, labels).write(Path())
-    told = [" ".join(str(one.message).split()) for one in caught]
+    told = [in_words_of_the_page(str(one.message), request) for one in caught]
     return {"report": asdict(report), "files": files, "warnings": told}
 
 
 def in_words_of_the_page(line: str, request: Request) -> str:
-    """A line that names no file of the server, and no option of the command line."""
+    """A message as a line that names no file of the server, and no option of the command line."""
+    line = " ".join(line.split())
     for what, words in SCANS.items():
         if what in request.files:
             line = line.replace(request.files[what], words)
@@ -108,20 +110,19 @@ def bound_memory(most: int) -> None:
     import resource  # Windows has no such module
 
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    try:
+    with contextlib.suppress(OSError):  # a container may forbid it
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    except OSError:  # a container may forbid it
-        pass
 
 
 def answer(request: Request, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """`work` in the folder of the request, whatever comes of it: its result, or one line in words of the page."""
     os.chdir(request.folder)
-    bound_memory(request.memory_bytes)
+    if request.device == "cpu":  # with a GPU, its own memory is what runs out
+        bound_memory(request.memory_bytes)
     try:
         return work(request, tell)
     except CourseError as error:
-        return {"error": in_words_of_the_page(" ".join(str(error).split()), request)}
+        return {"error": in_words_of_the_page(str(error), request)}
     except Exception as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):  # the latter is PyTorch's
             return {"error": "scans of this size need more memory than a registration may take: crop or resample them"}

@@ -32,8 +32,10 @@ def gone(folder, seconds=30):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_stays_behind(serving, session, tmp_path, end):
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_nothing_stays_behind(serving, session, tmp_path, name):
+    end = getattr(signal, name)
     process, address, folder = serving()
     assert address.startswith("http://127.0.0.1:") and stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert "Register two scans" in session.get(address).text

@@ -22,7 +22,8 @@ return [...document.querySelectorAll('input, select, button, canvas, progress, a
 """
 FAINT = """
 const channels = colour => colour.match(/[\\d.]+/g).map(Number);
-const light = ([r, g, b]) => [r, g, b].map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+const light = ([r, g, b]) => [r, g, b].map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
 const ground = one => {
     for (; one; one = one.parentElement) {
@@ -48,7 +49,7 @@ def browser(tmp_path):
 
 @pytest.fixture
 def pair(tmp_path, request):
-    """Two hippocampus scans of real patients or, where there are none, phantoms; with the label map of the moving one."""
+    """Two hippocampus scans of real patients or, where there are none, phantoms; and the moving one's label map."""
     try:
         folder = request.getfixturevalue("real_data") / "Task04_Hippocampus"
     except pytest.skip.Exception:

@@ -157,7 +157,7 @@ def test_an_error_of_the_registration_is_one_line_without_a_path(server, pair):
     assert not client.jobs.get(told["id"]).folder.exists()
 
 
-# --- the queue ----------------------------------------------------------------------------------------------------------
+# --- the queue --------------------------------------------------------------------------------------------------------
 
 
 def test_two_are_queued_one_at_a_time_and_either_can_be_cancelled(server, pair, stand_in):
@@ -176,6 +176,7 @@ def test_two_are_queued_one_at_a_time_and_either_can_be_cancelled(server, pair, 
         assert client.get(f"/api/jobs/{job['id']}").status_code == 404
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 def test_a_killed_process_is_one_line_and_the_next_one_works(server, pair, stand_in):
     client = server()
     told = until(client, send(client, pair).json(), "running")
@@ -216,7 +217,7 @@ def test_a_full_server_says_so_and_forgets_results_first(server, pair, stand_in)
     assert client.get(f"/api/jobs/{first['id']}").status_code == 404
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 def test_hostile_requests_get_one_line_and_leave_no_file(server, pair, stand_in):
@@ -273,18 +274,26 @@ def test_only_what_a_job_gives_can_be_fetched(server, pair, stand_in):
     told = until(client, send(client, pair).json(), "running")
     for name in ("fixed.nii.gz", "view.bin", "..%2f..%2fetc%2fpasswd", "%2e%2e/go", "x" * 5000):
         assert client.get(f"/api/jobs/{told['id']}/{name}").status_code == 404
-    for address in ("/static/..%2fweb.py", "/static/index.html", "/static/", "/api/jobs/nobody", "/docs", "/api/jobs/%00"):
+    for address in (
+        "/static/..%2fweb.py",
+        "/static/index.html",
+        "/static/",
+        "/api/jobs/nobody",
+        "/docs",
+        "/api/jobs/%00",
+    ):
         assert client.get(address).status_code in (404, 405)
     assert client.get("/api/jobs").status_code == 405  # nobody sees which jobs there are
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit")
 def test_no_memory_for_a_job_is_its_own_line(server, pair):
     client = server(replace(Limits(), memory_bytes=10**6))
     told = until(client, send(client, pair).json(), "failed")
     assert "memory" in told["error"]
 
 
-# --- every answer -------------------------------------------------------------------------------------------------------
+# --- every answer -----------------------------------------------------------------------------------------------------
 
 
 def test_every_answer_keeps_other_sites_out(server, stand_in):

@@ -106,8 +106,8 @@ async function follow(id) {
       throw new Error(told.error.charAt(0).toUpperCase() + told.error.slice(1));
     }
     if (told.state === "done") {
-      await present(told);
-      working(false);
+      await present(told, mine);
+      if (job === mine) working(false);
       return;
     }
     if (told.state === "waiting") tell(`Waiting: ${told.place} before this one`);
@@ -140,7 +140,7 @@ function entry(term, value, words = false) {
   return pair;
 }
 
-async function present(told) {
+async function present(told, mine) {
   const { report } = told;
   $("report").replaceChildren(
     entry("Similarity (NCC) before → after", `${report.ncc_before.toFixed(4)} → ${report.ncc_after.toFixed(4)}`),
@@ -152,14 +152,15 @@ async function present(told) {
   show("warnings", told.warnings.length > 0);
   $("files").replaceChildren(...told.files.map((file) => {
     const item = document.createElement("li"), link = document.createElement("a"), words = document.createElement("span");
-    Object.assign(link, { href: `${job}/${file.name}`, download: file.name, textContent: file.name });
+    Object.assign(link, { href: `${mine}/${file.name}`, download: file.name, textContent: file.name });
     words.textContent = ` ${FILES[file.name] ?? ""}, ${size(file.bytes)}`;
     item.append(link, words);
     return item;
   }));
   tell("Fetching the pictures");
-  const view = await (await ask(`${job}/view.json`)).json();
-  const buffer = await (await ask(`${job}/view.bin`)).arrayBuffer();
+  const view = await (await ask(`${mine}/view.json`)).json();
+  const buffer = await (await ask(`${mine}/view.bin`)).arrayBuffer();
+  if (job !== mine) return; // cancelled meanwhile
   show("result", true);
   $("planes").replaceChildren();
   viewer = new Viewer(view, buffer, $("planes"));
