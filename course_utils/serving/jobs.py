@@ -135,49 +135,57 @@ class Jobs:
                 self._changed.wait_for(lambda: self._waiting or self._closed.is_set())
                 if self._closed.is_set():
                     return
-                if not self._worker.alive:  # somebody has ended it while it waited
-                    self._worker.end()
-                    self._worker = Worker(self.root)
                 job = self._running = self._waiting.popleft()
                 job.state, job.stage = "running", "starting"
-            result = self._run(job)
+            assert job.request is not None  # it waited
+            result = self._run(job, job.request)
+            for name in job.request.files.values():
+                (job.folder / name).unlink(missing_ok=True)
             with self._changed:
                 self._running = None
                 job.ended = time.monotonic()
-                job.state, job.result = ("failed" if "error" in result else "done"), result
+                job.result = result  # before the state: whoever reads that it is done finds it
+                job.state = "failed" if "error" in result else "done"
                 if job.state == "failed" or job.id not in self._jobs:
                     shutil.rmtree(job.folder, ignore_errors=True)
                 if not self._closed.is_set():
                     self._worker = Worker(self.root)
-            if job.request is not None:
-                for name in job.request.files.values():
-                    (job.folder / name).unlink(missing_ok=True)
 
-    def _run(self, job: Job) -> dict[str, Any]:
+    def _run(self, job: Job, request: Request) -> dict[str, Any]:
         """Let the process work, for the seconds that it may."""
-        assert job.request is not None  # it waited
         late = threading.Event()
 
         def stop() -> None:
             late.set()
-            worker.kill()
+            self._worker.kill()
 
         def tell(message: dict[str, Any]) -> None:
             job.stage, job.share = message["stage"], message.get("share")
 
-        worker = self._worker
         timer = threading.Timer(self.limits.seconds, stop)
         timer.start()
         try:
-            result = worker.run(job.request, tell)
+            result = self._worker.run(request, tell)
+            if (
+                result is None and not late.is_set() and self._replaced(job)
+            ):  # somebody has ended the process while it waited
+                result = self._worker.run(request, tell)
         finally:
             timer.cancel()
-        if late.is_set() and "error" in result:
+        if late.is_set() and (result is None or "error" in result):
             return {
                 "error": f"the registration took longer than the {self.limits.seconds:g} seconds that it may: take "
                 "fewer steps, or smaller scans"
             }
-        return result
+        return result or {"error": "no registration can be started here: tell whoever runs this server"}
+
+    def _replaced(self, job: Job) -> bool:
+        """Put a new process in the place of one that has ended, unless the job was cancelled."""
+        with self._changed:
+            wanted = job.id in self._jobs
+            if wanted:
+                self._worker = Worker(self.root)
+            return wanted
 
     def _sweep(self) -> None:
         while not self._closed.wait(min(SWEEP, self.limits.keep_seconds)):

@@ -35,15 +35,12 @@ class Worker:
         """Of the process."""
         return self._process.pid
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process is there."""
-        return self._process.poll() is None
+    def run(self, request: Request, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any] | None:
+        """Have the process do its work, and wait for it; see `worker.work` for `tell`.
 
-    def run(self, request: Request, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Have the process do its work, and wait for it; see `worker.work` for `tell` and what is returned.
-
-        A process that ends without an answer gives `{"error": ...}`, too.
+        Returns:
+            What `worker.answer` returns; `{"error": ...}`, too, where the process ended on the way; None where it had
+            ended before it began.
         """
         last: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):  # it has ended: that is told below
@@ -55,12 +52,12 @@ class Worker:
                 if "stage" in last:
                     tell(last)
         self.end()
-        if "stage" in last or not last:
+        if "stage" in last:
             return {
                 "error": "the process that registered was ended from outside, perhaps for want of memory: try again, "
                 "or give smaller scans"
             }
-        return last
+        return last or None
 
     def kill(self) -> None:
         """End the process now, whatever it does; `run`, in another thread, returns."""

@@ -193,6 +193,7 @@ class _Page:
 
     def _told(self, job: Job) -> dict[str, Any]:
         """What the page knows of a job."""
+        state = job.state  # read first: a result is there before its state
         sizes = [
             {"name": name, "bytes": path.stat().st_size}
             for name in job.result.get("files", ())
@@ -200,7 +201,7 @@ class _Page:
         ]
         return {
             "id": job.id,
-            "state": job.state,
+            "state": state,
             "place": self._jobs.place(job),
             "stage": job.stage,
             "share": job.share,
