@@ -166,9 +166,8 @@ class Jobs:
         timer.start()
         try:
             result = self._worker.run(request, tell)
-            if (
-                result is None and not late.is_set() and self._replaced(job)
-            ):  # somebody has ended the process while it waited
+            # Somebody may have ended the process while it waited.
+            if result is None and not late.is_set() and self._replaced(job):
                 result = self._worker.run(request, tell)
         finally:
             timer.cancel()
