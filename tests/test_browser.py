@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,32 +9,14 @@ import time
 
 import nbformat
 import pytest
-from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from notebooks.build import ROOT
+from tests.browsers import chromium
 
 pytestmark = pytest.mark.slow
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-
-# No service of the browser's own, no badge from afar: in a test it talks to the loopback address alone.
-CHROMIUM_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-    "--window-size=1400,2400",
-]
 
 FIGURE = ".jp-Notebook .jp-OutputArea-output img[src^='data:image/png']"
 OUTPUTS = ".jp-Notebook .jp-OutputArea-output"
@@ -97,17 +78,9 @@ def lab(tmp_path):
 
 @pytest.fixture
 def browser(tmp_path):
-    if not (CHROMIUM and CHROMEDRIVER):
-        message = "no browser: install Chromium and ChromeDriver (Debian: chromium, chromium-driver)"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    yield driver
-    driver.save_screenshot(str(tmp_path / "notebook.png"))
-    driver.quit()
+    with chromium(tmp_path / "profile") as driver:
+        yield driver
+        driver.save_screenshot(str(tmp_path / "notebook.png"))
 
 
 def test_run_all_cells_shows_the_figures(lab, browser):

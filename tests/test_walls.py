@@ -19,7 +19,7 @@ FLOORS = [
     {"objectives", "checkpoint", "session"},
     {"model_card", "evaluation"},
     {"training", "scans"},
-    {"templates"},
+    {"templates", "serving"},
     {"commands"},
     {"grading"},
     {"__main__"},

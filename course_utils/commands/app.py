@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "course_utils.commands.evaluate",
     "register": "course_utils.commands.register",
     "apply": "course_utils.commands.apply",
+    "serve": "course_utils.commands.serve",
     "learn2reg": "course_utils.commands.learn2reg",
     "export": "course_utils.commands.export",
     "models": "course_utils.commands.models",

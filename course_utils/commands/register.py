@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -109,7 +109,7 @@ def register(
     results = {"moved": moved, "warp": warp, "inverse_warp": inverse_warp, "moved_label": moved_label, "spread": spread}
     one_pair = {"moving": moving, "fixed": fixed, "moving_label": moving_label, **results}
     one_pair |= {"moving_mask": moving_mask, "fixed_mask": fixed_mask}
-    options = {
+    options: dict[str, Any] = {
         "smoothness": smoothness,
         "affine": affine,
         "affine_similarity": affine_similarity.value,

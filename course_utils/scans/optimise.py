@@ -10,6 +10,7 @@ multi-resolution); Balakrishnan et al., IEEE TMI 38(8), 2019, section V-E (insta
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -95,6 +96,7 @@ def optimise(
     masks: Mapping[str, Tensor] | None = None,
     iterations: int = 100,
     levels: Sequence[tuple[float, float]] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Registration:
     """Improve the velocity of one pair by Adam on an objective, never to a higher loss at the finest level.
 
@@ -115,6 +117,8 @@ def optimise(
         iterations: steps at most, shared out to the levels; the finest ends where nothing is gained any more.
         levels: as `Descent.levels`; `[(1, 1.0)]` is a single one. None takes those of `FROM_ZERO`, or of `FURTHER` with
             a start, without those that would have more than `LARGEST_LEVEL` voxels; where none is left, the coarsest.
+        progress: called before each step and at the end with the share of the work that is done, 0 to 1: a step counts
+            as its level's voxels do, and the finest level may end early.
 
     Returns:
         The registration, without gradients.
@@ -151,11 +155,19 @@ def optimise(
             return lambda: objective(register, batch).loss
 
         counts = share_out(iterations, [share for _, share in levels])
-        for (factor, _), steps in zip(levels[:-1], counts[:-1], strict=True):
-            for _ in _descend(loss_at(factor), change, steps, descent.rate):
-                pass
+        work = [steps * math.prod(_coarser(spatial, factor)) for (factor, _), steps in zip(levels, counts, strict=True)]
+
+        def tell(level: int, step: int) -> None:
+            if progress is not None:
+                progress((sum(work[:level]) + work[level] * step / max(counts[level], 1)) / max(sum(work), 1))
+
+        for level, ((factor, _), steps) in enumerate(zip(levels[:-1], counts[:-1], strict=True)):
+            for step, _ in enumerate(_descend(loss_at(factor), change, steps, descent.rate)):
+                tell(level, step)
         if iterations:
-            change = _least(loss_at(levels[-1][0]), change, counts[-1], descent.rate)
+            last = len(levels) - 1
+            change = _least(loss_at(levels[-1][0]), change, counts[-1], descent.rate, partial(tell, last))
+            tell(last, counts[-1])
     with torch.no_grad():
         # Integrated again at full resolution, where exp(-v) undoes exp(v) best.
         velocity = resize(current(), spatial)
@@ -183,8 +195,11 @@ def _descend(loss: Callable[[], Tensor], change: Tensor, steps: int, rate: float
     yield last
 
 
-def _least(loss: Callable[[], Tensor], change: Tensor, steps: int, rate: float) -> Tensor:
-    """The change of the least loss that a descent from `change` meets, or no change where that has less."""
+def _least(loss: Callable[[], Tensor], change: Tensor, steps: int, rate: float, tell: Callable[[int], None]) -> Tensor:
+    """The change of the least loss that a descent from `change` meets, or no change where that has less.
+
+    `tell` is called with the number of each step.
+    """
     best = torch.zeros_like(change)
     with torch.no_grad():
         reached = change.clone()
@@ -193,6 +208,7 @@ def _least(loss: Callable[[], Tensor], change: Tensor, steps: int, rate: float) 
         change.copy_(reached)
     gained = 0
     for step, value in enumerate(_descend(loss, change, steps, rate)):
+        tell(step)
         if value < least - GAIN * abs(least):
             gained = step
         if value < least:

@@ -8,7 +8,7 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,6 +91,7 @@ def register_files(
     layout: str = "itk",
     as_images: bool = False,
     device: torch.device | str = "cpu",
+    progress: Callable[[float], None] | None = None,
 ) -> Report:
     """Register two scans and write the results, all of them or, where one fails, none.
 
@@ -114,6 +115,7 @@ def register_files(
         layout: Of the fields: `"itk"` for ITK, ANTs and 3D Slicer, `"learn2reg"` for the challenge.
         as_images: Take the scans for images although they look like label maps, see `read_image`.
         device: Where to compute.
+        progress: Told how far the optimisation has got, see `optimise`.
 
     Raises:
         CourseError: a file cannot be read or written, there is nothing to do, or the scans cannot be registered.
@@ -156,6 +158,7 @@ def register_files(
         fixed_mask=masks[1],
         samples=SAMPLES if "spread" in places else 0,
         device=device,
+        progress=progress,
     )
     files = results(
         places,
@@ -228,6 +231,7 @@ def register(
     fixed_mask: Volume | None = None,
     samples: int = 0,
     device: torch.device | str = "cpu",
+    progress: Callable[[float], None] | None = None,
 ) -> Registered:
     """Register two scans.
 
@@ -248,6 +252,7 @@ def register(
         fixed_mask: The same of the fixed scan.
         samples: Answers to draw, of which the spread is taken; 0 for none, else 2 or more.
         device: Where to compute.
+        progress: Told how far the optimisation has got, see `optimise`.
 
     Raises:
         CourseError: the scans do not overlap; the network is 2-D; the grid or the GPU is too small or too large; a
@@ -289,7 +294,7 @@ def register(
             there = Grid(moving.grid.shape, np.linalg.inv(matrix) @ moving.grid.affine)
             source = recipe.prepare(replace(moving, grid=there), grid)
             masks = _on_common_grid(seen, there, fixed.grid, grid)
-        found = deform(source, target, checkpoint, iterations, masks, similarity)
+        found = deform(source, target, checkpoint, iterations, masks, similarity, progress)
         with torch.no_grad():
             report = Report(
                 ncc_before=_ncc(Registration(before, torch.zeros_like(found.displacement)), target, before_masks),
@@ -394,6 +399,7 @@ def deform(
     iterations: int | None,
     masks: Mapping[str, Tensor] | None = None,
     similarity: str = SIMILARITY,
+    progress: Callable[[float], None] | None = None,
 ) -> Registration:
     """The deformation of one image to another, by a network, by optimisation, or both.
 
@@ -404,6 +410,7 @@ def deform(
         iterations: See `register`.
         masks: What counts in the optimisation, see `optimise`.
         similarity: See `register`.
+        progress: Likewise.
 
     Raises:
         CourseError: there is no such similarity, or one is chosen and no step compares it; steps are asked for, and
@@ -431,7 +438,9 @@ def deform(
         return found
     if found.velocity is None:
         raise CourseError("the model predicts no velocity that optimisation could start from: take --iterations 0")
-    return optimise(moving, fixed, start=start, similarity=compared, masks=masks, iterations=iterations)
+    return optimise(
+        moving, fixed, start=start, similarity=compared, masks=masks, iterations=iterations, progress=progress
+    )
 
 
 def _peak_memory(device: torch.device) -> int | None:

@@ -219,3 +219,12 @@ def test_an_objective_of_ones_own_is_what_is_minimised():
 
     found = optimise(moving, fixed, Shifted())
     assert found.displacement[0].mean((1, 2, 3)).tolist() == pytest.approx([2, 0, 0], abs=0.1)
+
+
+def test_progress_goes_from_nothing_to_all_as_the_work_does():
+    moving, fixed, _ = pair()
+    told = []
+    optimise(moving, fixed, iterations=12, levels=[(2, 0.5), (1, 0.5)], progress=told.append)
+    assert told[0] == 0 and told[-1] == 1 and told == sorted(told)
+    coarse = [share for share in told if share <= 1 / 9 + 1e-6]  # six steps on an eighth of the voxels
+    assert len(coarse) >= 6 and len(told) >= 13
