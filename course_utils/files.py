@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from course_utils.errors import CourseError
+from course_utils.sealed import seal_zip
 
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)  # Windows knows no quotas
 
@@ -54,12 +55,13 @@ def _concerns(error: OSError, partial: Path, path: Path) -> bool:
 def save_tensors(state: Mapping[str, Any], path: Path) -> None:
     """Write a file that `torch.load(path, weights_only=True)` reads; a failing disk raises OSError.
 
-    PyTorch itself reports a failed write as a RuntimeError, as it does most other faults. From memory the bytes are
-    written by Python, whose errors tell them apart.
+    The file carries its own SHA-256, see `course_utils.sealed`. PyTorch itself reports a failed write as a
+    RuntimeError, as it does most other faults. From memory the bytes are written by Python, whose errors tell them
+    apart.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    path.write_bytes(buffer.getbuffer())
+    path.write_bytes(seal_zip(buffer.getvalue()))
 
 
 def sha256(path: Path) -> str:

@@ -92,8 +92,12 @@ class NetworkSpec:
     architecture: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, seed: int = 0) -> RegistrationNetwork:
+    def build(self, seed: int = 0, device: str = "cpu") -> RegistrationNetwork:
         """The untrained network. The same seed gives the same weights, and the global generator is left alone.
+
+        Args:
+            seed: Of its first weights.
+            device: Where; on `"meta"` it has sizes and no memory.
 
         Raises:
             CourseError: there is no such architecture, or it does not take these arguments.
@@ -103,11 +107,11 @@ class NetworkSpec:
                 f"architecture={self.architecture!r} is not one of {', '.join(ARCHITECTURES)}: change it, or import "
                 "the module that defines it first"
             )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(seed)
             try:
                 return ARCHITECTURES[self.architecture](**self.arguments)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
                 raise CourseError(f"a network '{self.architecture}' cannot be built ({error}): change it") from error
 
 
