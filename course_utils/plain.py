@@ -7,7 +7,7 @@ would read as more than a constant in a bundle's configuration is taken for plai
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from course_utils.errors import CourseError
@@ -52,6 +52,23 @@ def words(value: Any, where: str) -> str:
         raise Unfit(f"{where} is {_shown(value)}, not a text")
     if len(value) > LONGEST:
         raise Unfit(f"{where} is a text of {len(value)} characters, more than {LONGEST}")
+    return value
+
+
+def as_it_is(value: Any, where: str) -> Any:
+    """The value, whatever it is, for items that are checked later."""
+    return value
+
+
+def inside(value: str, where: str) -> str:
+    """The value, a path that stays below the folder that it is relative to, on any system.
+
+    Raises:
+        Unfit: it is absolute, names a drive, goes up, or holds a sign that no path has.
+    """
+    path = PureWindowsPath(value)  # both kinds of slashes, drives, and roots
+    if path.drive or path.root or ".." in path.parts or "\0" in value:
+        raise Unfit(f"{where} is {_shown(value)}: give one below its folder, not a path out of it")
     return value
 
 

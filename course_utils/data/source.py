@@ -177,7 +177,7 @@ class Source:
                 raise Unfit(f"source has '{min(unknown)}', which is unknown")
             return cls(**{name: _typed(name, value) for name, value in values.items() if value is not None})
         except ValueError as error:
-            raise CourseError(f"what the network tells of its data is damaged ({error}): name the data again") from error
+            raise CourseError(f"what the network tells of its data is damaged ({error}): name the data") from error
 
 
 def _typed(name: str, value: Any) -> Any:

@@ -19,7 +19,7 @@ from course_utils.checkpoint import SAFETENSORS, Checkpoint
 from course_utils.data.card import DataCard
 from course_utils.data.recipe import Recipe
 from course_utils.errors import CourseError
-from course_utils.files import check_writable, replacing, save_tensors, sha256
+from course_utils.files import check_room, check_writable, replacing, save_tensors, sha256
 from course_utils.model_card import card, describe, passed_on
 from course_utils.networks import RegistrationNetwork
 from course_utils.plain import Unfit, settings
@@ -316,4 +316,6 @@ def export(model: str | Path, out: str | Path, file_format: str = "bundle", *, s
         check_writable(out, f"model.{file_format}")
     elif not out.parent.is_dir():
         raise CourseError(f"{out.parent} is not a folder: make it, or choose another --out")
+    else:
+        check_room(out.parent)
     FORMATS[file_format](model, out, smoothness)

@@ -78,6 +78,7 @@ def learnt(
     Raises:
         CourseError: the table of attributes lacks something or there is no such attribute; whatever `fit` raises.
     """
+    check_room(out)
     cohort.distinct_pairs("train", 1), cohort.distinct_pairs("val", 1)  # raise where there are none
     trained = (*cohort.splits["train"], *cohort.splits["val"])
     attributes = None if conditions is None else read_attributes(conditions.table, trained)
@@ -146,6 +147,7 @@ def averaged(
     """
     if checkpoint is None and not iterations:
         raise CourseError("without a network or --iterations there is nothing that registers: give one of them")
+    check_room(out)
     recipe = cohort.info.recipe if checkpoint is None else checkpoint.card.recipe
     loaded = load_subjects(cohort.subjects, recipe, cache_of(cohort, root), progress=progress)
     cohort = cohort.without(loaded.failed)
