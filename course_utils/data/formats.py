@@ -5,6 +5,7 @@ MetaImage are read by SimpleITK where it is installed, once their sizes fit. Num
 lists have them: the image under the key `vol`, its label map under `seg`.
 """
 
+import logging
 import math
 import re
 import warnings
@@ -33,6 +34,7 @@ WRITABLE = (*NIFTI, *MGH, ".nrrd", ".mha")
 
 TO_MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 """Millimetres in the units of length that a NIfTI header can name."""
+SILENT = logging.Logger("of headers that nibabel mends", logging.CRITICAL)
 PAIRED = (".hdr", ".img", ".hdr.gz", ".img.gz")
 """Of the two files of a NIfTI pair."""
 LARGEST_OFFSET = 2**24
@@ -166,7 +168,8 @@ def open_nifti(path: Path) -> tuple[Stored, nib.Nifti1Header]:
             f"{path} has a scale of {slope:g} and {inter:g} in its header (scl_slope, scl_inter): set 1 and 0, if its "
             "values are as they are stored, or restore it"
         )
-    header = kind(block[: kind.sizeof_hdr])
+    header = kind(block[: kind.sizeof_hdr], check=False)
+    header.check_fix(logger=SILENT)
     first = 0 if paired else kind.sizeof_hdr
     if not first <= offset <= LARGEST_OFFSET:
         raise ValueError(f"its voxels begin at byte {offset:g}")
@@ -182,7 +185,7 @@ def _is(kind: type[nib.Nifti1Header], block: bytes, paired: bool) -> bool:
     sizes = [kind.sizeof_hdr.to_bytes(4, order) for order in ("little", "big")]
     if len(block) < kind.sizeof_hdr or block[:4] not in sizes:
         return False
-    return bytes(kind(block[: kind.sizeof_hdr], check=False)["magic"]) == magic
+    return kind(block[: kind.sizeof_hdr], check=False)["magic"].item() == magic
 
 
 def _pair(path: Path) -> tuple[Path, Path]:

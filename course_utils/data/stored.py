@@ -19,10 +19,9 @@ from course_utils.errors import CourseError
 
 MOST_VOXELS = 2**29
 """Of a file: 800 slices of 818 x 818, more than scanners make."""
-UNSUSPECTED = 2**25
-"""Bytes that a file may unpack to, however small it is."""
-RATIO = 250
-"""How many times larger than itself a file of more may be unpacked. A scan has 2 to 5, a label map 20 to 100; deflate
+SUSPICIOUS = ((2**25, 400), (2**27, 100))
+"""Bytes that a file may unpack to however small it is, and how many times larger than itself one of more may become. A
+scan unpacks to 2 to 5 times its size, a label map to 20 to 100, the mask of one organ in a large scan to 200; deflate
 reaches 1030, of zeros."""
 DEFLATE = 1032
 """How many times larger than itself the best packed content is."""
@@ -114,11 +113,16 @@ def check_size(path: Path, voxels: int, size: int, on_disk: int, *, packed: bool
         )
     if size > (on_disk * DEFLATE + CHUNK if packed else on_disk):
         raise ValueError(f"its header tells of {size} bytes, and the file has {on_disk}")
-    if packed and size > UNSUSPECTED and size > RATIO * on_disk:
+    if packed and is_bomb(size, on_disk):
         raise CourseError(
-            f"{path} would become {size // on_disk} times as large when it is unpacked, as no scan does: restore it "
-            "or, if it is meant, save it unpacked (.nii)"
+            f"{path} would become {size // on_disk} times as large when it is unpacked, {size / 1e6:.0f} MB, as no scan "
+            "does: restore it or, if it is meant, save it unpacked (.nii)"
         )
+
+
+def is_bomb(size: int, packed: int) -> bool:
+    """Whether `size` bytes are more than an image could have been packed into `packed` bytes, see `SUSPICIOUS`."""
+    return any(size > free and size > ratio * packed for free, ratio in SUSPICIOUS)
 
 
 def slabs(shape: tuple[int, ...], voxels: int = 2**20) -> Iterator[tuple[Any, ...]]:

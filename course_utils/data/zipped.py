@@ -11,11 +11,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from course_utils.data.stored import RATIO, UNSUSPECTED
+from course_utils.data.stored import is_bomb
 from course_utils.errors import CourseError
 
 MOST_MEMBERS = 200_000
 """Of an archive: a million files of a data set are no archive that this course knows."""
+LARGEST_HEADER = 2**16
+"""Bytes before the numbers of an array."""
 KNOWN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
@@ -46,7 +48,7 @@ def check_member(path: Path, info: zipfile.ZipInfo) -> None:
         raise CourseError(f"{path}: {info.filename} needs a password: pack it without one")
     if info.compress_type not in KNOWN:
         raise CourseError(f"{path}: {info.filename} is packed in a way that is not read here: pack it as usual")
-    if info.file_size > UNSUSPECTED and info.file_size > RATIO * max(1, info.compress_size):
+    if is_bomb(info.file_size, max(1, info.compress_size)):
         raise CourseError(
             f"{path}: {info.filename} would become {info.file_size // max(1, info.compress_size)} times as large when "
             "it is unpacked, as no scan does: restore it or, if it is meant, pack it without compression"
@@ -83,7 +85,15 @@ class Packed:
             ValueError, zipfile.BadZipFile: damaged, of Python objects, or its header does not fit its bytes.
         """
         check_member(self._path, self._info)
-        file = io.BytesIO(self._archive.read(self._info))
+        content = memoryview(bytearray(self._info.file_size))  # memory comes where it is written to
+        with self._archive.open(self._info) as packed:
+            at = 0
+            while piece := packed.read(2**20):
+                content[at : at + len(piece)] = piece
+                at += len(piece)
+        if at < len(content):
+            raise ValueError(f"it ends after {at} of {len(content)} bytes")
+        file = io.BytesIO(content[:LARGEST_HEADER])
         version = np.lib.format.read_magic(file)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in readers:
@@ -91,11 +101,11 @@ class Packed:
         shape, columns, dtype = readers[version](file)
         if dtype.hasobject:
             raise ValueError("it holds Python objects, which are not loaded")
-        content = file.getbuffer()[file.tell() :]
+        content = content[file.tell() :]
         size = math.prod(shape) * dtype.itemsize
         if dtype.itemsize < 1 or size != len(content):
             raise ValueError(f"its header tells of {size} bytes, and it has {len(content)}")
-        return np.frombuffer(content, dtype).reshape(shape, order="F" if columns else "C").copy(order="K")
+        return np.frombuffer(content, dtype).reshape(shape, order="F" if columns else "C")
 
 
 def member_file(archive: zipfile.ZipFile, path: Path, info: zipfile.ZipInfo, target: IO[bytes]) -> None:

@@ -15,6 +15,7 @@ from course_utils.data.loading import LoadedSubjects, load_subjects
 from course_utils.data.pairs import Cohort, Subject
 from course_utils.errors import CourseError
 from course_utils.fields import warp
+from course_utils.files import check_room
 from course_utils.losses import one_hot
 from course_utils.networks import Registration, TemplateNetwork
 from course_utils.objectives import TemplateObjective

@@ -180,7 +180,7 @@ class _TrainingRun:
     # --- beginning, saving, going on ---
 
     def check_folder(self, resume: bool) -> None:
-        """Make the folder of a new run; raise CourseError where it cannot be, holds a run already, or none to resume."""
+        """Make the folder of a new run; raise CourseError where it cannot be, holds one already, or none to resume."""
         if resume and not (self.out / "last.pt").is_file():
             raise CourseError(f"{self.out} holds no run to resume: begin one there, or name its folder")
         if not resume and (self.out / "last.pt").exists():
