@@ -27,6 +27,7 @@ from course_utils.data.volumes import read_image, read_labels, read_stored, read
 from course_utils.errors import CourseError
 from course_utils.files import check_room, check_writable
 from course_utils.locks import locked
+from course_utils.training.loop import alone
 from notebooks.build import ROOT
 
 # --- every reader, at random ------------------------------------------------------------------------------------------
@@ -381,11 +382,30 @@ COMMANDS = {
 }
 
 
+EACH = """
+import json, sys
+from typer.testing import CliRunner
+from course_utils.commands.app import app
+found = {name: CliRunner().invoke(app, words) for name, words in json.loads(sys.argv[1]).items()}
+print(json.dumps({name: (result.exit_code, result.output) for name, result in found.items()}))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a folder that nobody may write to, root neither")
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_tries_its_folder_before_it_reads_anything(name, built_in_cohort):
-    command = [sys.executable, "-m", "course_utils", *COMMANDS[name]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    assert done.returncode == 2 and len(lines) == 1 and "/proc cannot be written" in lines[0], done.stderr
+def test_every_command_tries_its_folder_before_it_reads_anything(built_in_cohort):
+    command = [sys.executable, "-c", EACH, json.dumps(COMMANDS)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    for name, (code, output) in json.loads(done.stdout.splitlines()[-1]).items():
+        assert code == 2 and "/proc cannot be written" in output, (name, output)
+
+
+def test_a_second_run_in_a_folder_ends_in_one_line(tmp_path):
+    (tmp_path / "last.pt").touch()
+    told = "another process trains in"
+    with locked(tmp_path / ".running", wait=False), pytest.raises(CourseError, match=told), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        assert (tmp_path / ".running").exists()
+    assert os.listdir(tmp_path) == ["last.pt"]

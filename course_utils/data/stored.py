@@ -115,8 +115,8 @@ def check_size(path: Path, voxels: int, size: int, on_disk: int, *, packed: bool
         raise ValueError(f"its header tells of {size} bytes, and the file has {on_disk}")
     if packed and is_bomb(size, on_disk):
         raise CourseError(
-            f"{path} would become {size // on_disk} times as large when it is unpacked, {size / 1e6:.0f} MB, as no scan "
-            "does: restore it or, if it is meant, save it unpacked (.nii)"
+            f"{path} would become {size // on_disk} times as large when it is unpacked, {size / 1e6:.0f} MB, as no "
+            "scan does: restore it or, if it is meant, save it unpacked (.nii)"
         )
 
 

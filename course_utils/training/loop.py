@@ -111,7 +111,7 @@ def fit(
     run = _TrainingRun(model, objective, config, Path(out), card, torch.device(device), hooks)
     model.check_grid(first["fixed"].shape[1:])
     run.check_folder(resume)
-    with run.alone():
+    with alone(run.out):
         return _run_to_its_end(run, train, validation, stop, workers, resume)
 
 
@@ -141,6 +141,19 @@ def _run_to_its_end(
         pd.DataFrame(run.history).to_csv(partial, index=False)
     best = Checkpoint.load(run.out / "best.pt").model().to(run.device)
     return Result(best, pd.DataFrame(run.history), run.out / "best.pt", run.out / "last.pt")
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Generator[None]:
+    """Two runs in one folder would write their steps over each other's: the second ends in CourseError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            mine = stack.enter_context(locked(out / ".running", wait=False))
+        except OSError as error:
+            raise CourseError(f"{out} cannot be written ({error.strerror}): choose another folder") from error
+        if not mine:
+            raise CourseError(f"another process trains in {out}: wait for its end, or choose another folder")
+        yield
 
 
 class _TrainingRun:
@@ -189,18 +202,6 @@ class _TrainingRun:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CourseError(f"{self.out} cannot be made ({error.strerror}): choose another folder") from error
-
-    @contextlib.contextmanager
-    def alone(self) -> Generator[None]:
-        """Two runs in one folder would write their steps over each other's; the second ends in CourseError."""
-        with contextlib.ExitStack() as stack:
-            try:
-                mine = stack.enter_context(locked(self.out / ".running", wait=False))
-            except OSError as error:
-                raise CourseError(f"{self.out} cannot be written ({error.strerror}): choose another folder") from error
-            if not mine:
-                raise CourseError(f"another process trains in {self.out}: wait for its end, or choose another folder")
-            yield
 
     def begin(self) -> None:
         # Again, now that nobody else begins here.
