@@ -378,7 +378,7 @@ COMMANDS = {
     "grade": ("grade", "none.zip", "--out", "/proc/grades"),
     "train": ("train", "--dataset", "synthetic", "--out", "/proc/run"),
     "template": ("template", "--dataset", "synthetic", "--out", "/proc/run"),
-    "apply": ("apply", "--field", "none.nii", "--image", "none.nii", "--out", "/proc/a.nii"),
+    "apply": ("apply", "--warp", "none.nii", "--image", "none.nii", "--out", "/proc/a.nii"),
 }
 
 
@@ -393,7 +393,7 @@ print(json.dumps({name: (result.exit_code, result.output) for name, result in fo
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a folder that nobody may write to, root neither")
-def test_every_command_tries_its_folder_before_it_reads_anything(built_in_cohort):
+def test_every_command_tries_its_folder_before_it_reads_anything():
     command = [sys.executable, "-c", EACH, json.dumps(COMMANDS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
