@@ -7,8 +7,9 @@ SUBMISSIONS ?=
 PY := .venv/bin/python
 READY := .venv/.ready
 TOOLS := .venv/.tools
+SITE := .venv/.site
 
-.PHONY: help setup tools run lab notebooks check test coverage bench release grade check-assignment address lint
+.PHONY: help setup tools run lab notebooks check test coverage bench release site grade check-assignment address lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -48,16 +49,25 @@ test: $(TOOLS) lint  ## every test, and every notebook from top to bottom
 coverage: $(TOOLS)  ## the share of the package's lines and branches that the tests run, which must not fall
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term tests --deselect tests/scans/test_registration.py::test_a_full_disk_leaves_all_files_or_none
 
-lint: $(TOOLS)  ## style and types of the code, style of the notebooks' sources
+lint: $(TOOLS)  ## style and types of the code, style of the notebooks' sources, spelling
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m ty check --quiet
+	$(PY) -m codespell_lib
 
 bench: $(TOOLS)  ## speed, memory and accuracy beside MONAI's VoxelMorph and voxelmorph
 	$(PY) -m tests.benchmarks
 
 release: $(READY)  ## the students' bundle in release/: lectures, assignments without solutions, the package
 	$(PY) notebooks/build.py release
+
+site: $(SITE)  ## the executed pages, the documents and the docstrings as a web site in site/
+	$(PY) -m sphinx -q -W --keep-going -b html -c docs/site . site
+	@echo "open site/docs/site/index.html"
+
+$(SITE): requirements-site-lock.txt $(READY)
+	$(PY) -m pip install --quiet -r requirements-lock.txt -r requirements-site-lock.txt
+	touch $@
 
 grade: $(READY)  ## grade what students handed in: make grade SUBMISSIONS=folder-or-zip
 	$(PY) -m course_utils grade "$(SUBMISSIONS)" --out grades

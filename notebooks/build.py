@@ -78,8 +78,9 @@ pip install -e ".[notebooks,grading]"
 python -m jupyterlab notebooks/00_start_here.ipynb
 ```
 
-The lectures are in `notebooks`, the assignments in `notebooks/assignments`. Every exercise has a cell to fill and a
-check below it. To see your points on the checks that you can see:
+The lectures are in `notebooks`, the assignments in `notebooks/assignments`. In `docs` you find a glossary, the written
+questions with the capstone (`written-work.md`), and how to install on other systems (`install.md`). Every exercise has
+a cell to fill and a check below it. To see your points on the checks that you can see:
 
 ```sh
 python -m course_utils check notebooks/assignments/02_warping.ipynb
@@ -102,6 +103,8 @@ os.environ["MONAI_DATA_DIRECTORY"] = str(Path(data).resolve())
 # Nor are data and results copied that somebody has made beside a notebook.
 c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "feedback", "data", "runs"]
 """
+
+FOR_TEACHERS = {"instructor-notes.md", "teachers.md", "teaching-plan.md"}  # documents that students do not get
 
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(?:root|home|Users|tmp|work|private|opt|usr|var|mnt|content)/[\w./-]*")
 MACHINE_HOST = re.compile(r"\b(?:localhost|\d{1,3}(?:\.\d{1,3}){3}):\d+|Looking in (?:indexes|links)")
@@ -436,7 +439,7 @@ Out = Annotated[Path, typer.Option(help="A folder; what the same command has wri
 
 @app.command()
 def release(out: Out = ROOT / "release") -> None:
-    """Write what students get: lectures, assignments without solutions and hidden tests, and the package to install."""
+    """Write what students get: lectures, assignments without solutions and hidden tests, documents, the package."""
     for path in write_release(out):
         print(path)
 
@@ -457,16 +460,17 @@ def write_release(out: Path, root: Path = ROOT) -> list[str]:
         for path in sorted((root / "course_utils").rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     ]
+    documents = [path for path in sorted((root / "docs").glob("*.md")) if path.name not in FOR_TEACHERS]
     files = {
         path.relative_to(root): path.read_bytes()
-        for path in (*stored, *students, *package, root / "pyproject.toml", root / "LICENSE")
+        for path in (*stored, *students, *package, *documents, root / "pyproject.toml", root / "LICENSE")
     }
     return _write_folder(out, {Path("README.md"): STUDENTS_README.encode()} | files)
 
 
 @app.command()
 def instructor(out: Out = ROOT / "nbgrader") -> None:
-    """Write the assignments with solutions and hidden tests as nbgrader wants them: source/NN_topic/NN_topic.ipynb."""
+    """Write the assignments with solutions as nbgrader wants them, source/NN_topic/NN_topic.ipynb, and answers.md."""
     for path in write_instructor_versions(out):
         print(path)
 
@@ -478,6 +482,8 @@ def write_instructor_versions(out: Path, root: Path = ROOT) -> list[str]:
         CourseError: a source breaks the format, or `out` holds something else.
     """
     files = {Path("nbgrader_config.py"): NBGRADER_CONFIG.encode()}
+    answers = root / "notebooks" / "assignments" / "sources" / "answers.md"
+    files[Path(answers.name)] = answers.read_bytes()
     for source in assignments(root):
         name = Path("source", source.stem, f"{source.stem}.ipynb")
         files[name] = f"{nbformat.writes(read_assignment(source))}\n".encode()
@@ -516,7 +522,7 @@ def carry_address(url: str, root: Path = ROOT) -> list[str]:
     """
     new = repository_slug(url)
     old = repository_slug(repository_address(root))
-    mention = re.compile(rf"(github(?:\.com)?/){re.escape(old)}(?![\w-])")
+    mention = re.compile(rf"(github(?:\.com)?/|mybinder\.org/v2/gh/){re.escape(old)}(?![\w-])")
     changed = []
     for pattern in (
         "*.md",

@@ -27,6 +27,8 @@ PREINSTALLED = [
     *("torch", "numpy", "matplotlib", "pandas", "scipy", "requests", "tqdm", "typer", "nibabel", "tensorboard"),
     *("ipykernel", "safetensors"),
 ]
+ADDED = {"monai", "einops"}
+"""What the course brings to Colab. Newer states of it may have einops, which asks for nothing, already."""
 # Colab's own build of PyTorch is of another index, and what stands in for it has wishes of its own.
 STAND_IN = {"torch", "setuptools"}
 
@@ -58,14 +60,14 @@ def pins(folder, without=()):
     return path
 
 
-def test_colab_satisfies_every_requirement_but_monai():
+def test_colab_satisfies_every_requirement_but_monai_and_einops():
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     wanted = {canonicalize_name(one.name): one.specifier for one in map(Requirement, dependencies)}
-    assert {name for name in wanted if name not in COLAB} == {"monai"}
+    assert {name for name in wanted if name not in COLAB} == ADDED
     assert [name for name in wanted if name in COLAB and COLAB[name] not in wanted[name]] == []
 
 
-def test_pip_s_plan_over_colab_s_freeze_adds_monai_and_moves_nothing(tmp_path):
+def test_pip_s_plan_over_colab_s_freeze_adds_both_and_moves_nothing(tmp_path):
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     plan = tmp_path / "plan.json"
     only = ["--dry-run", "--report", plan, "--target", tmp_path / "none", "--python-version", PYTHON]
@@ -84,7 +86,7 @@ def test_pip_s_plan_over_colab_s_freeze_adds_monai_and_moves_nothing(tmp_path):
     # What remains comes with PyPI's build of PyTorch for CUDA; Colab's is another.
     cuda = {name for name in planned if name.startswith(("nvidia-", "cuda-")) or name == "triton"}
     markers = {"importlib-resources"}  # pip reads nibabel's "before Python 3.12" for the Python that pip runs on
-    assert set(planned) - set(COLAB) - cuda - markers == {"monai"}
+    assert set(planned) - set(COLAB) - cuda - markers == ADDED
 
 
 def versions(python, environment):
@@ -149,7 +151,7 @@ def test_the_setup_cell_installs_the_course_and_moves_nothing(colab, repository,
     assert (os.stat(torch_file).st_mtime_ns, os.stat(torch_file).st_ino) == stamp
     after = versions(python, environment)
     assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) == {"course-utils", "monai"}
+    assert set(after) - set(before) == {"course-utils", *ADDED}
 
     # A second run of the cell installs nothing: with an address that leads nowhere it still succeeds.
     environment["COURSE_REPOSITORY"] = f"git+file://{tmp_path}/nowhere"

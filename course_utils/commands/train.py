@@ -129,12 +129,19 @@ def train(
     architecture: Annotated[
         Architecture | None,
         typer.Option(
-            help="VoxelMorph, or a coarse-to-fine network that learns more in the same time.",
+            help="VoxelMorph; a coarse-to-fine network (pyramid) that learns more in the same time; VoxelMorph with "
+            "kernels of several sizes (inception) or with attention (swin); one that answers with a distribution "
+            "(probabilistic).",
             show_default=f"{ARCHITECTURE.value}, unless --init",
         ),
     ] = None,
     features: Annotated[
-        str | None, typer.Option(help="Channels of its levels, finest first.", show_default="16,32,32,32")
+        str | None,
+        typer.Option(
+            help="Channels of its levels, finest first; swin needs three levels or more, and attends to an even number "
+            "of channels, the second.",
+            show_default="suits --architecture",
+        ),
     ] = None,
     antisymmetric: Annotated[
         bool | None,

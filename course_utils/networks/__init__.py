@@ -7,11 +7,13 @@ from course_utils.networks.base import (
     VelocityNetwork,
     architecture,
 )
+from course_utils.networks.inception import Inception, InceptionStem
 from course_utils.networks.probabilistic import LOG_VARIANCE, MEAN, Probabilistic
 from course_utils.networks.pyramid import Pyramid
 from course_utils.networks.refined import Refined
 from course_utils.networks.registration import Registration
 from course_utils.networks.smoothness import SmoothnessRange
+from course_utils.networks.swin import Swin
 from course_utils.networks.template import TemplateNetwork
 from course_utils.networks.unet import UNet
 from course_utils.networks.voxelmorph import VoxelMorph
@@ -20,6 +22,8 @@ __all__ = [
     "ARCHITECTURES",
     "LOG_VARIANCE",
     "MEAN",
+    "Inception",
+    "InceptionStem",
     "NetworkSpec",
     "Probabilistic",
     "Pyramid",
@@ -27,6 +31,7 @@ __all__ = [
     "Registration",
     "RegistrationNetwork",
     "SmoothnessRange",
+    "Swin",
     "TemplateNetwork",
     "UNet",
     "VelocityNetwork",

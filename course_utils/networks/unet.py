@@ -1,4 +1,4 @@
-"""The U-Net, in 2-D and 3-D."""
+"""The U-Net, in 2-D and 3-D, and its decoder by itself for encoders of another kind."""
 
 import functools
 from collections.abc import Sequence
@@ -8,6 +8,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_utils.networks.blocks import convolution_block
+
+
+class Decoder(nn.ModuleList):
+    """From coarse to fine: each level sees the coarser result, and the encoder's features of its own resolution.
+
+    Args:
+        spatial_dims: 2 or 3.
+        features: Channels of the encoder's levels, finest first, and of what the decoder makes of each but the last.
+        instance_norm: Normalise each channel of each image between convolution and activation.
+        conditional: The same, scaled and shifted by the code of a condition (see `film`).
+    """
+
+    def __init__(
+        self, spatial_dims: int, features: Sequence[int], *, instance_norm: bool = False, conditional: bool = False
+    ) -> None:
+        block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm, conditional=conditional)
+        super().__init__(
+            block(coarse + fine, fine) for fine, coarse in zip(features[-2::-1], features[:0:-1], strict=True)
+        )
+
+    def forward(self, levels: Sequence[Tensor], code: Tensor | None = None) -> Tensor:
+        """What the encoder found, finest first, `(B, features[i], *spatial / 2^i)`, to `(B, features[0], *spatial)`."""
+        *skips, x = levels
+        for level in self:
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = level(torch.cat([x, skips.pop()], dim=1), code)
+        return x
 
 
 class UNet(nn.Module):
@@ -44,18 +71,12 @@ class UNet(nn.Module):
         widths = [in_channels, *features]
         strides = [first_stride] + [2] * (len(features) - 1)
         self.encoder = nn.ModuleList(block(widths[i], widths[i + 1], stride=stride) for i, stride in enumerate(strides))
-        self.decoder = nn.ModuleList(
-            block(coarse + fine, fine) for fine, coarse in zip(features[-2::-1], features[:0:-1], strict=True)
-        )
+        self.decoder = Decoder(spatial_dims, features, instance_norm=instance_norm, conditional=conditional)
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         """`(B, in_channels, *spatial)` to `(B, features[0], *spatial / first_stride)`; `code` if it is conditional."""
-        skips = []
+        levels = []
         for level in self.encoder:
             x = level(x, code)
-            skips.append(x)
-        skips.pop()
-        for level in self.decoder:
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = level(torch.cat([x, skips.pop()], dim=1), code)
-        return x
+            levels.append(x)
+        return self.decoder(levels, code)

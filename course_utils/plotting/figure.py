@@ -14,6 +14,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.typing import LineStyleType
 
+from course_utils.plotting.alt_text import alt_text
+
 Place = Literal["outside lower center", "outside upper center"]
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
@@ -29,12 +31,15 @@ WIDTH = 9.5
 
 
 class Figure(matplotlib.figure.Figure):
-    """A figure that a notebook shows as a cell's result, also where pyplot was never imported."""
+    """A figure that a notebook shows as a cell's result, also where pyplot was never imported, with a text beside it.
 
-    def _repr_png_(self) -> bytes:
+    nbconvert writes the text into the pages that it makes; screen readers read it there.
+    """
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=self.dpi, bbox_inches="tight")
-        return buffer.getvalue()
+        return buffer.getvalue(), {"alt": alt_text(self)}
 
 
 def looks(count: int, colours: Sequence[str] = COLOURS) -> list[tuple[str, LineStyleType]]:

@@ -38,7 +38,9 @@ print(session)
 #
 # The course brings its own brains. Each is made from one real template by a random smooth deformation, seen by a
 # scanner with its own contrast, shading and noise. Because we made the deformations, we know the true answer to the
-# question, which for real patients nobody does. This page uses flat brains, coronal slices deformed within
+# question, which for real patients nobody does. It also means that all of these people have one anatomy, bent in many ways: a network
+# finds them easier than real people, who have other folds. The figures that count come from real data, on later pages and in
+# [Results](../docs/results.md). This page uses flat brains, coronal slices deformed within
 # their plane, so that nothing happens behind your back; from the next page on everything is 3-D, or whatever data
 # set you chose.
 
@@ -110,7 +112,7 @@ plt.show()
 # ## Would turning and stretching be enough?
 #
 # A **rigid** registration turns and shifts (3 numbers in 2-D, 6 in 3-D); an **affine** one also scales and shears
-# (6 and 12). A **deformable** one may move every point on its own, and so has two or three numbers *a voxel*.
+# (6 and 12). A **deformable** one may move every point on its own, and so has two or three numbers *per voxel*.
 #
 # **Predict before you run:** fit the best affine map there can be to the true displacement. How much of the
 # distance between these two brains does it explain?
@@ -186,9 +188,9 @@ assert result.history.regularisation.iloc[-1] > 100 * result.history.regularisat
 history(result.history[["step", "similarity", "regularisation", "validation_dice"]])
 
 # %% [markdown]
-# Similarity is a loss: lower is better. The regularisation (mind its logarithmic scale) *rises* from the nothing that
-# doing nothing costs: deforming has a price, and the network has found that it is worth paying. And the Dice of
-# people outside the training, which nobody told it about, rises along.
+# Similarity is a loss: lower is better. The regularisation (mind its logarithmic scale) *rises* from almost zero, which is
+# what it costs to leave the image as it is: deforming has a price, and the network has found that it is worth paying. The Dice of
+# people outside the training rises too, although no part of the loss contains it.
 #
 # ## Before and after
 #
@@ -267,7 +269,9 @@ deformed_grid(
 #
 # One pair can be luck. So: all test pairs, and two measures. **Dice** says how much the structures overlap.
 # **TRE** (target registration error) is the distance between where the network sends a point and where it belongs,
-# averaged over the brain. Dice can be had for any labelled data; TRE only because we know the truth.
+# averaged over the brain. Dice can be had for any labelled data. This TRE needs the
+# true map, which we have because we made it. In a clinic the truth is known at a few points at best: two experts mark the
+# same landmarks in both scans, and the TRE is the distance that is left between them (notebook 16).
 
 # %%
 from course_utils.evaluation import evaluate, summarise
@@ -320,7 +324,7 @@ boxes({"before": table, "VoxelMorph": table}, "dice", label="Dice")
 #   than a right answer read.
 # - **No GPU is needed.** With one, the session picks the profile `full`, larger and longer; `COURSE_PROFILE=quick` or
 #   `full` overrides it. In Colab, the badge on top of each page opens it; *Runtime → Change runtime type* gives a GPU.
-# - **Other brains.** Set `COURSE_DATASET` before the first cell to `hippocampus` (real MR, 27 MB, downloaded by
+# - **Real brains.** Set `COURSE_DATASET` before the first cell to `hippocampus` (real MR, 27 MB, downloaded by
 #   itself), `oasis2d` or `oasis` (notebook 01 says how to get them); `MONAI_DATA_DIRECTORY` is where they lie. The
 #   pages are written for any of them; the numbers in them are of the built-in cohort.
 # - **Break things.** Results go to `runs` in the course's folder (or `COURSE_RUNS`), where the commands of the README look too;
@@ -331,8 +335,8 @@ boxes({"before": table, "VoxelMorph": table}, "dice", label="Dice")
 # - The words: fixed, moving, moved, displacement, Dice, TRE, folding.
 # - A trained registration network, in `runs/00_start_here/best.pt`, measured on people it had not seen.
 #
-# **What can go wrong.** A good-looking checkerboard proves nothing: any image can be made to look like any other by
-# moving grey values around, and a high Dice only speaks of what was outlined. That is why later pages also measure
+# **What can go wrong.** A good-looking checkerboard proves nothing: a free map can make two images alike that show different
+# anatomies, as long as the same grey values occur in both, and a high Dice only speaks of what was outlined. That is why later pages also measure
 # distances, folding and, where it is known, the truth.
 #
 # **Try it.**

@@ -113,7 +113,7 @@ print(
 panel({"moving": image, "pushed": pushed, "pulled": pulled}, spacing=spacing)
 
 # %% [markdown]
-# Pushing leaves holes where the map spreads and collisions where it shrinks. Pulling asks one question a voxel and
+# Pushing leaves holes where the map spreads and collisions where it shrinks. Pulling asks one question per voxel and
 # always gets one answer; and the answer is differentiable in $u$, so a network can learn from it. The price: pulling
 # with $u$ shows the picture under the *inverse* of $x \mapsto x + u(x)$. The same magnification needs the factor
 # $1/1.4$ here.
@@ -423,7 +423,8 @@ jacobian(determinants)
 
 # %% [markdown]
 # Below 1 (blue) a fixed voxel reads from less than a voxel: the moving tissue is magnified. Above 1 (red) it is
-# shrunk. An atrophy study reads exactly this map.
+# shrunk. A study of atrophy reads this map: it takes the first visit as the fixed image and the later one as the moving image.
+# A lost piece of tissue is then smaller in the moving image, so it is magnified, and blue.
 #
 # ## Two warps are one
 #
@@ -490,7 +491,7 @@ panel(
 
 # %% [markdown]
 # Compose maps, then touch the image once. Pipelines that resample after the affine step, after cropping and again
-# after the deformation lose this way what no network brings back.
+# after the deformation blur the image three times, and no network can bring back what they lose.
 #
 # ## Folding, on purpose
 #
@@ -619,8 +620,9 @@ assert table["folding (%)"]["the truth"] == 0
 # A wrong sign is loud: twice the error of no registration at all. Reversed components are treacherous: a smooth,
 # fold-free field that gains nothing, and looks like a method that does not learn. Half the field passes for a
 # mediocre method. And the mixed-up corners hardly show in Dice, only in millimetres: overlap of large structures is
-# blunt. Note too that the truth itself stops short of a Dice of 1: labels are resampled with nearest neighbour, and
-# no registration on this grid can beat that.
+# blunt. Note too that the truth itself stops short of a Dice of 1: labels are resampled with nearest neighbour, so even the
+# right map puts some voxels of the border on the wrong side. Who scores higher than the truth has fitted the labels and not the
+# anatomy: a field that may tear reads a voxel of the right label everywhere, and reaches any Dice (notebook 07).
 #
 # ## What is left of the volume
 #

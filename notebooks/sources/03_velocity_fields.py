@@ -415,7 +415,7 @@ for axes in (left, right):
 figure
 
 # %% [markdown]
-# Few squarings fold like a displacement, only later. With seven, folds are a hundred times rarer, but at great length
+# Few squarings fold like a displacement, only later. With seven, folds are far rarer, but at great length
 # or on a rough field they come, and more squarings no longer help: the velocity has more detail than the grid can
 # follow.
 #
@@ -595,7 +595,7 @@ axes.legend(fontsize=8, ncols=3)
 figure
 
 # %% [markdown]
-# In bfloat16, beyond voxel 128, a displacement of 0.3 does not exist. A training loop that lets its fields slip into
+# From voxel 64 on bfloat16 knows only halves of a voxel, and from 128 on only whole ones: there a displacement of 0.3 does not exist. A training loop that lets its fields slip into
 # the network's half precision registers to half a voxel at best. The cure is one rule: **fields are float32**, under
 # autocast too. `warp` and `integrate` keep it, whatever comes in:
 

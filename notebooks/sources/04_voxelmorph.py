@@ -464,7 +464,7 @@ assert total["MONAI's VoxelMorph"] > 8 * total["half resolution"]
 figure
 
 # %% [markdown]
-# The bars are nearly one colour: whatever a network does on its finest grid costs more than all the rest, because each
+# Most of each bar is one colour: whatever a network does on its finest grid costs more than all the rest together, because each
 # coarser grid has an eighth of the voxels. So there is one lever, the finest level, and half resolution pulls it.
 # MONAI's default net, with skips up to full resolution and three more convolutions there, has *fewer* parameters and the
 # most work. Multiplications are not time; memory traffic, the integration and the warp count as well.

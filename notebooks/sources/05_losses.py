@@ -265,8 +265,9 @@ figure
 # %% [markdown]
 # A small window makes a needle: exact at the bottom, and flat a few voxels away, where there is nothing to follow. A
 # large window sees further and averages away the locality that made NCC robust. 9 is the compromise of the papers, for
-# brains that an affine registration has already put within a few voxels. The networks see further than the loss: it is
-# the *gradient* that is blind, which is one reason to go from coarse to fine.
+# brains that an affine registration has already put within a few voxels. A network sees further than this, because its
+# receptive field is larger than the window. But the *gradient* that trains it comes from the window, and far away it is
+# nearly zero. That is one reason to go from coarse to fine.
 #
 # ## Another contrast
 #
@@ -526,8 +527,9 @@ for name in ("SSD", "NCC"):
 # %% [markdown]
 # Read it from right to left. Lower the weight and the similarity falls, as it must. The error falls too, has a minimum,
 # and *rises* again: with SSD at the smallest weight, the loss is a fraction of the true map's, and the map is worse than
-# none. SSD was paid for contrast, bias and noise. Dice sees half of this only, and folding sees it for displacements;
-# integrated velocities hide it behind a clean Jacobian. So:
+# none. SSD was lowered by fitting contrast, bias and noise. Dice notices only a part of this. The share of folds notices it where a
+# displacement was optimised; the map of an integrated velocity hardly folds, so there the count stays clean and says
+# nothing. So:
 #
 # - the loss is no measure of quality, and neither is a folding of 0 %;
 # - NCC helps at every weight here, and still loses most of its gain at the wrong ones;
@@ -622,8 +624,8 @@ assert share[0] > 1 and share[1] < share[0] / 5 and touched < 0.5
 jacobian({"folded": determinant, "after 100 steps": jacobian_determinant(repaired)}, spacing=mm)
 
 # %% [markdown]
-# They feel nothing. The penalty is exactly 0 on a map without folds and costs the accuracy of nobody else; it makes a map
-# invertible, not smooth. With an integrated, regularised velocity it has little to do: it is a seat belt.
+# Most voxels feel nothing: the gradient is zero except at the folds and at their neighbours. The penalty is exactly 0 on a map
+# without folds, so it costs such a map no accuracy. It makes a map invertible, and not smooth. With an integrated, regularised velocity it has little to do: it is a seat belt.
 #
 # ## What breaks in half precision
 #

@@ -128,7 +128,7 @@ figure
 #
 # ## Fifty pairs
 #
-# One call a network, one row a pair and structure. "Before" is in the same table: what doing nothing scores.
+# One call per network, one row per pair and structure. "Before" is in the same table: what doing nothing scores.
 
 # %%
 from course_utils.evaluation import evaluate
@@ -517,7 +517,8 @@ pd.DataFrame.from_dict(counted, orient="index").round(1)
 # %% [markdown]
 # ### Make it worse, on purpose
 #
-# If the cause is single voxels that go their own way, then a field that may do as it likes should have many of them. We drop
+# Where the cause is single voxels of the *moved* structure that go their own way, a field that may do as it likes should have many
+# of them. (An island in the *fixed* label map is noise of the labels. No smoothness cures that.) We drop
 # the network and let Adam optimise the field of one pair directly, as classical registration does; with and without a
 # penalty on roughness, and either as a free displacement of every voxel or as the integral of a velocity (notebook 03).
 # **Predict** for the freest of the four: Dice, HD, HD95, and the true error.
@@ -596,13 +597,13 @@ effect.round(2)
 # 3. **Never hide it**: for a surgeon the worst voxel may be the one that counts. Look at it.
 #
 # (Did you see that the optimiser beats our networks in overlap? It takes its time for each pair, and our networks had a few
-# hundred steps. A longer training closes the gap, and then answers in a fraction of the time.)
+# hundred steps. Notebook 10 compares the two, and lets one go on where the other stops.)
 #
 # ## What NCC is for
 #
 # SSD assumes that equal tissue has equal intensity; NCC that it is *locally linear* in it. So let us change the intensities
 # of the moving images, as another scanner or sequence would: a gamma curve, and the negative, which swaps bright and dark.
-# **Predict:** which of the two *trained networks* stands it better? Think twice: the loss is not there any more.
+# **Predict:** which of the two *trained networks* copes with it better? Think twice: the loss is not there any more.
 
 # %%
 contrasts = {
@@ -696,7 +697,7 @@ shown.round(3)
 # There it is. NCC squares the correlation: bright to dark is as good a line as bright to bright, and the negative still
 # registers; only the brain's rim, where the negative meets the black background, misleads it. SSD destroys what alignment
 # there was. So: **NCC when the contrast differs between the two images
-# of a pair, SSD when it does not and every bit of it is information.** And if a *network* is to stand other contrasts, train
+# of a pair, SSD when it does not and every bit of it is information.** And if a *network* is to cope with other contrasts, train
 # it on them (with NCC, so that the loss can tell right from wrong).
 #
 # ## The verdict
@@ -763,8 +764,8 @@ display(Markdown(f"**Verdict.** {text}"))
 
 # %% [markdown]
 # Was your prediction right? And what is the verdict worth? It holds for *this* data, these steps, these weights of the
-# smoothness, and one training of each. The built-in cohort has bias fields and a contrast of its own for every subject,
-# which is what NCC forgives; on images of one scanner the answer may be another. Now you know how to find out.
+# smoothness, and one training of each. The built-in people are one template brain, bent at random: a network has less to learn
+# from them than from real people. They have bias fields and a contrast of their own, which is what NCC forgives; on images of one scanner the answer may be another. Now you know how to find out.
 #
 # ## What you now have
 #
@@ -782,7 +783,7 @@ display(Markdown(f"**Verdict.** {text}"))
 #    forgives.
 # 2. Three seeds of each: is the difference between the losses larger than that between the seeds?
 # 3. Train both with the moving images' contrast drawn at random (a data set around `train_pairs` that applies a random gamma, or the negative), then repeat the
-#    contrast experiment. Which network stands the negative now?
+#    contrast experiment. Which network copes with the negative now?
 # 4. Give both networks the labels (`dice_weight=0.5`). What is left of the difference?
 #
 # **References.** Balakrishnan et al., *VoxelMorph: a learning framework for deformable medical image registration*, IEEE TMI

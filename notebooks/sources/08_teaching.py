@@ -4,7 +4,7 @@
 # For teachers. A check that gives points is a measuring instrument, and it is worth what it can tell apart. Here you write
 # an exercise in the format of the course's assignments, hand it to a class of eight, find that your check lets wrong
 # answers pass, sharpen it until each known mistake is caught by name, and grade the class again: in sandboxes, under
-# pytest with nbval, broken and dishonest notebooks included. By the end you can adapt the five assignments, and you know
+# pytest with nbval, broken and dishonest notebooks included. By the end you can adapt the course's assignments, and you know
 # what the grading does *not* protect you from.
 #
 # | | CPU, quick | GPU, full |
@@ -44,12 +44,12 @@ for package in ("nbval", "jupytext"):
 # %% [markdown]
 # ## An exercise is one script
 #
-# The five assignments are scripts in `notebooks/assignments/sources`, the only files that anybody edits. In a header, each
+# The course's assignments are scripts in `notebooks/assignments/sources`, the only files that anybody edits. In a header, each
 # cell carries nbgrader's metadata: a **solution** cell, which the student fills, and a **check** cell, which is worth points.
 # What stands between `BEGIN SOLUTION` and `END SOLUTION` is yours; what stands between `BEGIN HIDDEN TESTS` and
 # `END HIDDEN TESTS` no student sees. To adapt an assignment is to edit such a script.
 #
-# Ours has one exercise, the Dice overlap of notebook 01. The check is a first draft, of the kind one writes at night.
+# Ours has one exercise, the Dice overlap of notebook 01. Its check is a first draft, of the kind that one writes in a hurry.
 
 # %%
 META = {
@@ -332,7 +332,7 @@ gradebook.histogram(everybody.grades)
 # %% [markdown]
 # An exercise that few solved asks a question back: is it hard, badly worded, or checked wrongly? Read the messages on the
 # feedback pages before you read the mean. `gradebook.write` puts everything into a folder: `grades.csv` for your records,
-# a page a student, on which nothing of theirs can run as a script, `grades.json`, and this figure.
+# a page per student, on which nothing of theirs can run as a script, `grades.json`, and this figure.
 
 # %%
 out = session.runs / "teaching" / "grades"
@@ -352,8 +352,8 @@ assert len(list((out / "feedback").glob("*.html"))) == 13
 # python -m course_utils grade submissions.zip --out grades
 # ```
 #
-# Whose a notebook is, Moodle's folder says, or `STUDENT_02_warping.ipynb`, or the folder that it is in. Who hands in twice
-# gets the better of both. Students ask the same engine for the visible checks: `make check-assignment N=2`.
+# To whom a notebook belongs is read from Moodle's folder, from a name such as `STUDENT_02_warping.ipynb`, or from the folder that it
+# is in. A student who hands in twice gets the better of the two. Students ask the same engine for the visible checks: `make check-assignment N=2`.
 #
 # ## What the sandbox is, and what it is not
 #
@@ -397,5 +397,5 @@ print(
 # Open Source Education 2(11), 2019. Fangohr et al., *Testing with Jupyter notebooks: NoteBook VALidation (nbval) plug-in for
 # pytest*, arXiv:2001.04808, 2020. Dice, *Measures of the amount of ecologic association between species*, Ecology 26(3), 1945.
 #
-# Next: [09 Learn2Reg](09_learn2reg.ipynb), where the loss climbs; or begin again at [00 Start here](00_start_here.ipynb), as
+# Next: [09 Learn2Reg](09_learn2reg.ipynb), where a training goes wrong in three ways; or begin again at [00 Start here](00_start_here.ipynb), as
 # a student of your own course.

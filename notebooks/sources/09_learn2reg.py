@@ -2,7 +2,7 @@
 # # 09 Learn2Reg
 #
 # Learn2Reg is the challenge in which registration methods meet: common data, official pairs, one evaluation. Its smallest
-# task, the hippocampus, trains on a laptop, and is where many people's first network fails: the loss climbs epoch by epoch,
+# task, the hippocampus, trains on a laptop, and a first network easily fails there: the loss ends above where it began,
 # the moved image turns black, and in the end the Dice is below that of doing nothing. On this page you put data into the
 # challenge's layout, train on all pairs without and with labels, write a submission and measure it as the organisers do.
 # Then you provoke that failure in three ways, tell them apart by their curves alone, and cure each by one line.
@@ -286,8 +286,8 @@ figure
 # %% [markdown]
 # ## A submission
 #
-# One file a pair: an array `(X, Y, Z, 3)`, in voxels, component $c$ along array axis $c$, with
-# $\text{moved}(x) = \text{moving}(x + u(x))$, just as everywhere in this course. Whole, or not written at all.
+# One file per pair: an array `(X, Y, Z, 3)`, in voxels, component $c$ along array axis $c$, with
+# $\text{moved}(x) = \text{moving}(x + u(x))$, just as everywhere in this course. The zip is written as a whole, or not at all.
 
 # %%
 import zipfile
@@ -431,7 +431,7 @@ if session.dataset == "synthetic":
 # the map may be no better, and labels cannot tell. And what supervision adds it pays for in roughness; the SDlogJ column is
 # there for that reason.
 #
-# ## The famous failure
+# ## A failure worth knowing
 #
 # Now to the run that goes wrong. We write what a first attempt looks like: a small network, a sampler made of `grid_sample`,
 # Adam; and, like most first attempts, no small first weights in the last layer. Nothing in it is exotic, and it works, as you
@@ -562,7 +562,7 @@ def attempt(images, loss, units="voxels", smoothness=0.02, learning_rate=RATE):
 # - **A, raw intensities**: the images as the files hold them, with the SSD.
 # - **B, a score for a loss**: several libraries' `NCC` is high where images agree. Here it is minimised.
 # - **C, voxels for half images**: the field is meant in voxels and goes to `grid_sample` as it is, where 1 is half the image.
-#   (With a learning rate that the right code stands.)
+#   (With a learning rate at which the right code trains well.)
 #
 # **Predict:** draw the curve of the training's own loss for A, B and C. In which of them does it fall?
 
@@ -660,8 +660,8 @@ for name in ("A raw intensities", "C voxels for half images"):
 summary.astype(float).round(3)
 
 # %% [markdown]
-# There they are, all three: the honest loss ends far above doing nothing, the image turns dark, the Dice ends far below doing nothing. From the
-# picture alone the causes cannot be told apart. Why *black*, of all things? Because of two facts about the sampler.
+# All three fail in the same way: the honest loss ends far above doing nothing, the image turns dark, and the Dice ends far below doing nothing. The pictures are
+# alike for A and C, both black, so the picture alone does not tell the cause. Why *black*, of all things? Because of two facts about the sampler.
 
 # %%
 m, f = CHECK[0]
@@ -843,7 +843,7 @@ for what, command in commands.items():
 #
 # - A challenge's folder read, trained on all against all, submitted, and measured by the challenge's own definitions.
 # - What labels add in training, structure by structure, with an interval, and what it costs in roughness.
-# - The famous failure, three times, a diagnosis that needs only the curves, and three cures of one line.
+# - That failure, three times, a diagnosis that needs only the curves, and three cures of one line.
 #
 # **What can go wrong.** Choosing the network on the pairs that are judged. Comparing HD95 in voxels with HD95 in mm. A folding
 # count of zero that was never computed. Reading only one's own loss. Fields in the network's grid where the task's grid is

@@ -95,8 +95,8 @@ else:
 # %% [markdown]
 # ## Descend on one pair
 #
-# Training changed the weights so that the loss falls on many pairs. Nothing forbids to change *the velocity itself*, so that it
-# falls on one: then there is nothing to learn, only to descend. The loop is the one of notebook 06, with the field in the
+# Training changed the weights so that the loss falls on many pairs. We may also change *the velocity itself*, so that the loss
+# falls on one pair: then nothing is learnt, and we only descend. The loop is that of notebook 06, with the field in the
 # place of the weights. **Predict:** from zero, how many steps until it beats the network's loss on its own pair?
 
 # %%
@@ -159,9 +159,9 @@ print(f"from zero, the loss passes the network's answer after {reached} steps")
 figure
 
 # %% [markdown]
-# Three lessons. The network is worth its steps: it starts where the other curve arrives later. It is not at the minimum:
-# this difference has a name, the *amortisation gap*, and closing it is called **instance optimisation**. And a good start wants
-# small steps: Adam's first ones are as long as its rate, whatever the gradient, and at the full rate they throw the lead away.
+# Three lessons. The network is a head start, and only that: the printed line says how many steps from zero it is worth. It does not end at
+# the minimum: the difference has a name, the *amortisation gap*, and closing it is called **instance optimisation**. And a good
+# start wants small steps: Adam's first ones are as long as its rate, whatever the gradient, and at the full rate they throw the lead away.
 #
 # ## Coarse to fine
 #
@@ -411,7 +411,7 @@ for name, method in peers.items():
 # %% [markdown]
 # ## All of them, on the same pairs
 #
-# One function call a method. **Predict** the order by Dice, then by seconds.
+# One function call per method. **Predict** the order by Dice, then by seconds.
 
 # %%
 from course_utils.evaluation import evaluate
@@ -542,7 +542,7 @@ jacobian(
 # Two interpolations where one would do.
 #
 # **Try it.**
-# 1. Give the optimisation 20 steps and 500. Where does Dice stop to follow the NCC?
+# 1. Give the optimisation 20 steps and 500. From where on does Dice no longer follow the NCC?
 # 2. Set `smoothness=0.1`. What do NCC, Dice and folding say?
 # 3. Posed by 40 degrees: does the affine alignment still find home? What would a fourth start have to be?
 # 4. Let the network train longer. How much of its lead survives the optimisation?

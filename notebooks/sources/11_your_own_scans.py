@@ -48,7 +48,7 @@ folder.mkdir(parents=True, exist_ok=True)
 # %% [markdown]
 # ## Two scans of two people
 #
-# Patient A comes as a DICOM series: thick slices, tilted, one file a slice. Patient B is a NIfTI file, stored from front to back
+# Patient A comes as a DICOM series: thick slices, tilted, one file per slice. Patient B is a NIfTI file, stored from front to back
 # and from right to left. Both are made here from two brains of the built-in cohort. **Predict:** how many of shape, spacing,
 # orientation and origin will agree?
 
@@ -398,7 +398,7 @@ middle = fixed.grid.shape[2] // 2
 blended(middle, 0.5)
 
 # %%
-ipywidgets.interact(blended, position=(0, fixed.grid.shape[2] - 1), blend=(0.0, 1.0, 0.1))
+_ = ipywidgets.interact(blended, position=(0, fixed.grid.shape[2] - 1), blend=(0.0, 1.0, 0.1))
 # %% [markdown]
 # In 3-D, with the moved scan coloured over the fixed one, if `ipyniivue` is installed (`pip install ipyniivue`):
 
@@ -424,7 +424,7 @@ else:
 # %% [markdown]
 # ## Does other software agree?
 #
-# The field is on disk as ITK, ANTs and 3D Slicer want it: millimetres, along left, posterior and superior, one vector a voxel of
+# The field is on disk as ITK, ANTs and 3D Slicer want it: millimetres, along left, posterior and superior, one vector per voxel of
 # the fixed scan. Affine and deformation are in it together. So SimpleITK, which knows nothing of this course, must make *the same
 # image* from the original and the field. **Predict:** if the sign of one axis were wrong, would you see it in the picture of the
 # field? Would you see it in this number?
@@ -493,7 +493,7 @@ assert np.mean(error) < 0.5 < np.mean(moved_by)
 # **No number on this page makes a result fit for a clinical decision.**
 #
 # **Try it.**
-# 1. Add `--no-affine`. What does the command say of the 25 mm, and what does the result look like?
+# 1. Add `--no-affine`. What does the command say of the distance, and what does the result look like?
 # 2. Destroy a header (`nib.Nifti1Image(array, None)`) and register it. Which line do you get?
 # 3. Apply `inverse_warp` to the fixed scan. On whose grid is the result?
 #

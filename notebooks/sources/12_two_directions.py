@@ -42,19 +42,11 @@ print(session)
 # which need no download. Nothing below depends on the number of dimensions.
 
 # %%
-from course_utils.data.cohorts import load_cohort
+from course_utils.data.cohorts import load_slices
 from course_utils.data.loading import PairDataset, load_subjects
-from course_utils.data.synthetic import make_cohort
 
 real = session.dataset == "oasis2d"
-if real:
-    cohort = load_cohort("oasis2d")
-else:
-    root = session.data_root / "slices"
-    make_cohort(
-        root / "synthetic", subjects=60, dimensions=2, seed=session.seed
-    )  # that of notebook 00
-    cohort = load_cohort("synthetic", root)
+cohort = load_slices(session.dataset, session.data_root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 labels, spacing = dict(cohort.info.labels), list(cohort.info.spacing)
 train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6, seed=session.seed))

@@ -152,21 +152,13 @@ assert 0.02 < missed < 0.5
 # %%
 import shutil
 
-from course_utils.data.cohorts import load_cohort
+from course_utils.data.cohorts import load_slices
 from course_utils.data.loading import PairDataset, load_subjects
-from course_utils.data.synthetic import make_cohort
 from course_utils.networks import NetworkSpec
 from course_utils.objectives import pair_objective
 from course_utils.training import TrainConfig, fit
 
-if session.dataset == "oasis2d":
-    cohort = load_cohort("oasis2d")
-else:
-    root = session.data_root / "slices"
-    make_cohort(
-        root / "synthetic", subjects=60, dimensions=2, seed=session.seed
-    )  # that of notebook 00
-    cohort = load_cohort("synthetic", root)
+cohort = load_slices(session.dataset, session.data_root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6, seed=session.seed))
 val_pairs = PairDataset(subjects, cohort.distinct_pairs("val", 4))

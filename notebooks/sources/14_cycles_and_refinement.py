@@ -74,18 +74,10 @@ assert in_the_picture < 1e-3 and abs(on_the_map - 6) < 1e-3
 # back. Both are judged alike, by similarity and smoothness.
 
 # %%
-from course_utils.data.cohorts import load_cohort
+from course_utils.data.cohorts import load_slices
 from course_utils.data.loading import PairDataset, load_subjects
-from course_utils.data.synthetic import make_cohort
 
-if session.dataset == "oasis2d":
-    cohort = load_cohort("oasis2d")
-else:
-    root = session.data_root / "slices"
-    make_cohort(
-        root / "synthetic", subjects=60, dimensions=2, seed=session.seed
-    )  # that of notebook 00
-    cohort = load_cohort("synthetic", root)
+cohort = load_slices(session.dataset, session.data_root)
 subjects = load_subjects(cohort.subjects, cohort.info.recipe)
 labels, spacing = dict(cohort.info.labels), list(cohort.info.spacing)
 train_pairs = PairDataset(subjects, cohort.pairs("train", count=10**6, seed=session.seed))
@@ -431,4 +423,4 @@ folds(worst, pair["fixed"], spacing=spacing, columns=3)
 # *FAIM*, arXiv 1811.09243, 2018. Kim et al., *CycleMorph: Cycle consistent unsupervised deformable image registration*, Medical Image
 # Analysis 71, 2021. Chen et al., *TransMorph*, Medical Image Analysis 82, 2022 (the published table).
 #
-# Next: [16 Several contrasts](16_several_contrasts.ipynb): when the two images do not even have the same colours.
+# Next: [15 Backbones](15_backbones.ipynb): does it matter what the network is built of?

@@ -7,6 +7,7 @@
     python -m tests.benchmarks large       register, on a pair of 160x192x224 voxels of 1 mm
     python -m tests.benchmarks brains      a network for any contrast, on two brains of one's own
     python -m tests.benchmarks directions  does swapping the images invert the map, and what does each cure cost?
+    python -m tests.benchmarks backbones   does the block matter, or what is built of blocks?
     python -m tests.benchmarks gpu         what a GPU adds
 
 All networks see the same pairs, batch, loss and optimiser. Machines are noisy, so every network is measured several
@@ -51,6 +52,7 @@ from course_utils.scans.registration import FURTHER_ITERATIONS, ITERATIONS
 from course_utils.scans.writing import image_like, save
 from course_utils.training import TrainConfig, fit, precision
 from tests.benchmarks import peers
+from tests.benchmarks.backbones import backbones
 from tests.benchmarks.brains import brains
 from tests.benchmarks.directions import directions
 from tests.benchmarks.gpu import gpu
@@ -59,6 +61,7 @@ app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=F
 app.command()(gpu)
 app.command()(brains)
 app.command()(directions)
+app.command()(backbones)
 
 BATCH = 4
 LEARNING_RATE = 2e-3

@@ -423,6 +423,13 @@ def test_a_wrong_option_is_named_and_exits_with_2(made, run, tmp_path, arguments
                 ("--antisymmetric",),
             )
         ),
+        (
+            ("--architecture", "swin", "--features", "4,8"),
+            "'swin' cannot be built (a transformer needs three to 6",
+        ),
+        (("--architecture", "swin", "--features", "4,7,8"), "features[1]=7 is no multiple of heads=2"),
+        (("--architecture", "inception", "--features", "2,4"), "4 kernels need as many channels or more"),
+        (("--architecture", "swin", "--image-sigma", "0.1"), "belong to --architecture probabilistic"),
         (("--bidirectional", "inverse", "--painted"), "--painted and --bidirectional are two ways to train"),
         (("--resume",), "holds no run to resume"),
     ],

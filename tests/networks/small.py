@@ -11,10 +11,14 @@ SIZES = {2: (24, 32), 3: (16, 24, 8)}
 
 COMMON = [{}, {"half_resolution": False}, {"integration_steps": 0}]
 ANTISYMMETRIC = [{"antisymmetric": True}, {"antisymmetric": True, "half_resolution": False}]
-OPTIONS = {"voxelmorph": [*COMMON, ANTISYMMETRIC[0]], "pyramid": [*COMMON, *ANTISYMMETRIC]}
+OPTIONS = {
+    "voxelmorph": [*COMMON, ANTISYMMETRIC[0]],
+    "pyramid": [*COMMON, *ANTISYMMETRIC],
+    "swin": [{}, ANTISYMMETRIC[1]],
+}
 """Arguments that an architecture is tested with; one that is not named here is tested with its defaults."""
 
-NORMALISED = {name: {"instance_norm": True} for name in ("voxelmorph", "pyramid", "probabilistic")}
+NORMALISED = {name: {"instance_norm": True} for name in ("voxelmorph", "pyramid", "probabilistic", "inception", "swin")}
 """Arguments with which an architecture normalises its features, if it can; elsewhere it is tested without."""
 
 
@@ -28,14 +32,16 @@ NAMES = [name for name in ARCHITECTURES if name not in {"refined", "template"}]
 both = pytest.mark.parametrize("dims", [2, 3])
 resolutions = pytest.mark.parametrize("half", [True, False], ids=["half", "full"])
 architectures = pytest.mark.parametrize("name", NAMES)
-variants = pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        pytest.param(name, options, id=f"{name}-{described(options)}")
-        for name in NAMES
-        for options in OPTIONS.get(name, [{}])
-    ],
+VARIANTS = [
+    pytest.param(name, options, id=f"{name}-{described(options)}")
+    for name in NAMES
+    for options in OPTIONS.get(name, [{}])
+]
+variants = pytest.mark.parametrize(("name", "options"), VARIANTS)
+convolutional = pytest.mark.parametrize(
+    ("name", "options"), [one for one in VARIANTS if not one.id.startswith("swin-")]
 )
+"""Those that have no sense of place; the windows of attention lie somewhere (see test_swin)."""
 
 
 def images(shape: tuple[int, ...], seed: int = 0, batch: int = 1) -> Tensor:

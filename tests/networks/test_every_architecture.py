@@ -8,16 +8,20 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from course_utils import fields
+from course_utils.checkpoint import Checkpoint
+from course_utils.data.recipe import Recipe
 from course_utils.errors import CourseError
 from course_utils.fields import compose, integrate, warp
 from course_utils.losses import diffusion_loss, ssd_loss
 from course_utils.networks import ARCHITECTURES, Registration
+from tests.checkpoints import checkpoint as checkpoint_of
 from tests.networks.small import (
     NORMALISED,
     OPTIONS,
     SIZES,
     architectures,
     both,
+    convolutional,
     images,
     inner,
     predicted,
@@ -184,7 +188,7 @@ def test_odd_sizes_are_padded_by_their_edge_and_cropped(name, options, dims):
 
 
 @both
-@variants
+@convolutional
 def test_translated_images_give_a_translated_prediction(name, options, dims):
     """By a multiple of the divisor, away from the border: the network has no sense of place."""
     network = small(name, dims, features=(4, 6), amplitude=3.0, **options)
@@ -340,6 +344,20 @@ def test_weights_survive_saving(name, options, dims, tmp_path):
     assert_close(ours.moved, theirs.moved, rtol=0, atol=0)
     assert_close(ours.displacement, theirs.displacement, rtol=0, atol=0)
     assert_close(predicted(ours), predicted(theirs), rtol=0, atol=0)
+
+
+@architectures
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_a_checkpoint_builds_it_again(name, ending, tmp_path):
+    recipe = Recipe((22, 19), (1.0, 1.0), aligned=True)
+    made = checkpoint_of(recipe, name, strength=0.3, features=[4, 6, 8])
+    made.save(tmp_path / f"network.{ending}")
+    again = Checkpoint.load(tmp_path / f"network.{ending}")
+    assert again.network == made.network
+    pair = images(recipe.shape)
+    found, expected = (network.model()(*pair).displacement for network in (again, made))
+    assert expected.abs().max() > 0.5
+    assert_close(found, expected, rtol=0, atol=0 if ending == "pt" else 0.05)  # the other rounds the weights
 
 
 @both

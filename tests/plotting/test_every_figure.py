@@ -12,6 +12,7 @@ from IPython.core.formatters import DisplayFormatter
 
 from course_utils import plotting
 from course_utils.plotting import curves, deformations, images, tables
+from course_utils.plotting.alt_text import alt_text
 from course_utils.plotting.figure import WIDTH
 from tests.plotting.drawn import evaluation_table, history_table
 
@@ -87,9 +88,28 @@ def test_everything_stays_on_the_page_and_headings_do_not_collide(figures, name)
 
 
 def test_a_notebook_shows_a_figure_once_and_pyplot_knows_of_none(figures):
-    data, _ = DisplayFormatter().format(figures["slices"])
+    data, metadata = DisplayFormatter().format(figures["slices"])
     assert data["image/png"].startswith(b"\x89PNG") and set(data) == {"image/png", "text/plain"}
+    assert metadata["image/png"]["alt"].startswith("subject. 3 panels: sagittal, x = 11; coronal, y = 8; axial, z = 8.")
     assert plt.get_fignums() == []
+
+
+def test_words_stand_in_for_a_figure(figures):
+    said = {name: alt_text(figure) for name, figure in figures.items()}
+    assert said["registration"] == (
+        "pair – coronal, y = 8. 6 panels: moving; fixed; moved; moving − fixed; moved − fixed; moved, and the grid. "
+        "Colours show intensity difference."
+    )
+    assert said["boxes"] == "distances: HD95 (mm). Legend: before; NCC."
+    assert said["histograms"] == "share of voxels against intensity (a; constant)."
+    assert "similarity (training; validation)" in said["history"] and "\n" not in "".join(said.values())
+    figure = plotting.Figure()
+    left, _ = figure.subplots(1, 2)
+    left.plot([1], [1], label="Adam")
+    left.set(xlabel="step", ylabel="loss $\\ell$")
+    left.legend()
+    assert alt_text(figure) == "2 panels: loss \\ell against step (Adam)."
+    assert alt_text(plotting.Figure()) == "A figure without any words."
 
 
 IMAGE, LABEL, FIELD = np.zeros((4, 5, 6)), np.zeros((4, 5, 7), np.uint8), np.zeros((3, 4, 5, 6))

@@ -39,11 +39,11 @@ OBJECTIVE = {
 }
 
 
-def save_checkpoint(folder, dims=3, architecture="voxelmorph", **changes):
+def save_checkpoint(folder, dims=3, architecture="voxelmorph", features=(4, 8), **changes):
     """A checkpoint as `train` writes it, of a network whose weights move things."""
     recipe = Recipe(SHAPES[dims], (2.0,) * dims, aligned=True)
     folder.mkdir(parents=True, exist_ok=True)
-    made = checkpoint_of(recipe, architecture, strength=0.3, objective=OBJECTIVE)
+    made = checkpoint_of(recipe, architecture, strength=0.3, objective=OBJECTIVE, features=list(features))
     replace(made, **changes).save(folder / "best.pt")
     return folder / "best.pt"
 
@@ -83,6 +83,16 @@ def test_onnxruntime_gives_the_same_field(checkpoint, graph):
         moved, displacement = session.run(None, {"moving": moving.numpy(), "fixed": fixed.numpy()})
         np.testing.assert_allclose(displacement, registration.displacement, atol=1e-3)
         np.testing.assert_allclose(moved, registration.moved, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["voxelmorph", "inception", "swin"])
+def test_every_other_network_becomes_a_graph_too(name, tmp_path):
+    model = save_checkpoint(tmp_path, 2, name, features=[4, 6, 8])
+    export.export_onnx(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    moving, fixed, registration = images(model)
+    _, displacement = session.run(None, {"moving": moving.numpy(), "fixed": fixed.numpy()})
+    np.testing.assert_allclose(displacement, registration.displacement, atol=2e-3)
 
 
 def test_a_graph_is_one_file_that_describes_itself_and_refuses_another_shape(checkpoint, graph):
