@@ -87,15 +87,16 @@ def check_writable(path: Path, example: str) -> None:
         raise CourseError(f"{path.parent} is not a folder: make it, or choose another --out")
     if path.is_dir():
         raise CourseError(f"{path} is a folder: name a file in it, such as {path / example}")
-    check_room(path.parent)
+    check_room(path.parent, file=path)
 
 
-def check_room(folder: Path, option: str = "--out") -> None:
+def check_room(folder: Path, option: str = "--out", file: Path | None = None) -> None:
     """Refuse, before hours of work, a folder where nothing can be written, or that is full.
 
     Args:
         folder: It need not be there yet: the nearest above it that is counts.
         option: Of the command that names it, for the message.
+        file: What shall be written into it, for the message; None is the folder itself.
 
     Raises:
         CourseError: read-only, not permitted, full, or below a file.
@@ -104,12 +105,15 @@ def check_room(folder: Path, option: str = "--out") -> None:
     if not there.is_dir():
         raise CourseError(f"{there} is a file: choose a folder for {option}")
     try:
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(bytes(PROBE))
-            file.flush()
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(bytes(PROBE))
+            probe.flush()
     except OSError as error:
         if error.errno in FULL:
-            raise CourseError(f"the disk of {there} is full: make room, or choose another {option}") from error
+            what = folder if file is None else file
+            raise CourseError(
+                f"{what} was not written (the disk is full): make room, or choose another {option}"
+            ) from error
         raise CourseError(
             f"{there} cannot be written ({error.strerror}): choose another folder for {option}"
         ) from error
