@@ -256,6 +256,16 @@ def soft_dice_loss(moved: Tensor, fixed: Tensor) -> Tensor:
     return 1 - dice[present].mean() if present.any() else sizes.sum()
 
 
+def membership_loss(moved: Tensor, fixed: Tensor) -> Tensor:
+    """Mean over voxels of the squared differences of memberships `(B, L, *spatial)` in [0, 1], summed over structures.
+
+    Of one-hot labels it is twice the share of voxels with different labels, if each voxel has one of the L. As with
+    `soft_dice_loss`, warp them linearly; but a large structure counts more than a small one.
+    """
+    _same_shape(moved, fixed)
+    return (moved.float() - fixed.float()).square().sum(1).mean()
+
+
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
     """Mean over batch, channels and voxels, weighted; 0 where no voxel counts."""
     if weight is None:

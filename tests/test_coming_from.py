@@ -11,6 +11,7 @@ from voxelmorph.nn.models import VxmPairwise
 
 from course_utils import losses
 from course_utils.fields import integrate, warp
+from course_utils.objectives import Colours, paint_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # in MONAI's losses
 BOTH = pytest.mark.parametrize("dims", [2, 3])
@@ -71,6 +72,30 @@ def test_a_voxelmorph_network_means_the_same_by_its_fields(dims):
         assert_close(warp(moving, displacement, padding="zeros"), moved, rtol=0, atol=1e-5)
         returned = warp(fixed, integrate(-velocity, 5), padding="zeros")
         assert_close(returned[inside], back[inside], rtol=0, atol=0.01)
+
+
+@BOTH
+def test_the_squared_error_of_one_hot_maps_is_the_usual_mean_times_the_number_of_structures(dims):
+    moved, fixed = (
+        F.softmax(torch.randn(2, 5, *[12] * dims, generator=torch.Generator().manual_seed(k)), 1) for k in (0, 1)
+    )
+    assert_close(losses.membership_loss(moved, fixed), 5 * F.mse_loss(moved, fixed))
+
+
+@BOTH
+def test_neurite_makes_an_image_of_labels_with_a_grey_value_each_and_one_noise_for_all(dims):
+    """The first step of ours, which has a noise for each structure; `paint_labels` has the other steps too."""
+    label = (
+        torch.arange(4).view(4, *[1] * (dims - 1)).repeat_interleave(30, 0).expand(-1, *[30] * (dims - 1))[None, None]
+    )
+    torch.manual_seed(0)
+    plain = ne.sample_image_from_labels(label, mean_range=(0, 1), noise_std=0.0)
+    noisy = ne.sample_image_from_labels(label, mean_range=(0, 1), noise_std=0.1)
+    ours = paint_labels(label, Colours(noise=0.2, empty=0, bias=0, gamma=0))
+    inner = [(..., slice(30 * k + 2, 30 * k + 28), *[slice(2, -2)] * (dims - 1)) for k in range(4)]
+    assert all(plain[where].std() < 1e-4 for where in inner) and plain.unique().numel() == 4
+    spreads, own = ([image[where].std().item() for where in inner] for image in (noisy, ours))
+    assert max(spreads) < 1.1 * min(spreads) and max(own) > 1.3 * min(own)
 
 
 def test_simpleitk_moves_an_image_by_our_vectors_in_reverse_order():

@@ -28,9 +28,15 @@ from course_utils.objectives import (
     CycleMorph,
     EvidenceBound,
     InverseToo,
+    LabelMaps,
+    Membership,
     Objective,
     PaintedObjective,
     PairObjective,
+    Shapes,
+    Similarity,
+    Subjects,
+    SynthesisedObjective,
     pair_objective,
 )
 from course_utils.training import TensorBoard, TrainConfig, train_cohort
@@ -45,7 +51,10 @@ Regulariser = StrEnum("Regulariser", list(REGULARISERS))
 WEIGHTS = {**{name: weight for name, (_, weight) in CONSISTENCIES.items()}, "cyclemorph": CycleMorph.cycle_weight}
 """Of what a network is asked for that contradicts itself, where the user gives no weight."""
 Bidirectional = StrEnum("Bidirectional", {name: name for name in ("inverse", *CONSISTENCIES, "cycle", "cyclemorph")})
+Painted = StrEnum("Painted", {name: name for name in ("images", "labels", "shapes")})
 LossGrid = StrEnum("LossGrid", {"half": "half", "full": "full"})
+MAPS: dict[str, LabelMaps] = {"labels": Subjects(), "shapes": Shapes()}
+"""What --painted makes of label maps alone."""
 Amp = StrEnum("Amp", {name: name for name in ("auto", *AMP)})
 ARCHITECTURE = Architecture["pyramid"]
 LOSS = Loss["ncc"]
@@ -149,7 +158,7 @@ def train(
             "--antisymmetric/--one-way",
             help="Swapping the images gives the exact inverse, and equal images do not move; or only one direction, "
             "which learns faster from labels.",
-            show_default="antisymmetric without labels, else one-way",
+            show_default="antisymmetric, but one-way with --dice-weight",
         ),
     ] = None,
     edges: Annotated[
@@ -190,13 +199,14 @@ def train(
         ),
     ] = TrainConfig.augment,
     painted: Annotated[
-        bool,
+        Painted | None,
         typer.Option(
-            "--painted",
-            help="Show the network images painted over the labels in random contrasts, and compare the real ones: "
-            "it learns to register contrasts that it was never shown.",
+            help="Show the network images in random contrasts: it learns to register contrasts that it was never "
+            "shown. images paints over the images and their labels, and compares the real images; labels paints over "
+            "the labels alone, and compares these (SynthMorph's brains); shapes needs no labels, but draws label maps "
+            "at random."
         ),
-    ] = False,
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the network's first weights and of the training pairs.", min=0)] = 0,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Processes that load pairs, for cohorts cached on disk.", min=0)] = 0,
@@ -269,24 +279,32 @@ def train(
         raise CourseError(
             f"--consistency-weight belongs to --bidirectional {', '.join(WEIGHTS)}: add one of these, or leave it out"
         )
-    if painted and bidirectional is not None:
+    if painted is not None and bidirectional is not None:
         raise CourseError("--painted and --bidirectional are two ways to train: give one of them")
+    if painted in MAPS and loss is not None:
+        raise CourseError(f"--painted {painted} compares label maps, in which --loss has no part: leave it out")
+    if painted == Painted.shapes and augment:
+        raise CourseError("--augment changes images that --painted shapes does not look at: leave it out")
     where = device_of(device)
     check_room(out)
     cohort, line = source.load(like=None if start is None else start.card.recipe)
     if not Settings.current().quiet:
         typer.echo(line, err=True)
+    if painted in (Painted.images, Painted.labels) and not cohort.info.labels:
+        raise CourseError(
+            f"--painted {painted} needs label maps, whose structures are painted: give --labels, or leave it out"
+        )
+    labels = tuple(range(Shapes.count)) if painted == Painted.shapes else tuple(cohort.info.labels)
+    similarity: str | Similarity = Membership(labels) if painted in MAPS else (loss or LOSS).value
     objective = pair_objective(
-        (loss or LOSS).value,
+        similarity,
         regulariser=regulariser.value,
         smoothness=smoothness if weights is None else 0.0,
         dice_weight=dice_weight,
-        labels=cohort.info.labels,
+        labels=labels,
         jacobian_weight=jacobian_weight,
         coarseness=coarseness,
     )
-    if painted and not cohort.info.labels:
-        raise CourseError("--painted needs label maps, whose structures are painted: give --labels, or leave it out")
     steps = None if epochs is None else math.ceil(epochs * len(cohort.splits["train"]) / batch_size)
     quiet = Settings.current().quiet
     result = train_cohort(
@@ -352,7 +370,7 @@ def _smoothness_range(given: str | None, smoothness: float | None, start: Checkp
 
 def _whole_objective(
     pair: PairObjective,
-    painted: bool,
+    painted: Painted | None,
     bidirectional: Bidirectional | None,
     weight: float | None,
     weights: SmoothnessRange | None,
@@ -360,8 +378,8 @@ def _whole_objective(
     """What is minimised, around the objective of one direction of a pair."""
     if weights is not None:
         return AnySmoothness(_whole_objective(pair, painted, bidirectional, weight, None), weights)
-    if painted:
-        return PaintedObjective(pair)
+    if painted is not None:
+        return SynthesisedObjective(pair, MAPS[painted]) if painted in MAPS else PaintedObjective(pair)
     if bidirectional is None:
         return pair
     if bidirectional not in WEIGHTS:

@@ -2,10 +2,20 @@
 
 from course_utils.objectives.any_smoothness import AnySmoothness
 from course_utils.objectives.base import Batch, Model, Objective, Outcome, Term
+from course_utils.objectives.contrast import Contrast
 from course_utils.objectives.cycle import Cycle, CycleMorph
 from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
 from course_utils.objectives.probabilistic import EvidenceBound
+from course_utils.objectives.synthesised import (
+    Bending,
+    Colours,
+    LabelMaps,
+    Shapes,
+    Subjects,
+    SynthesisedObjective,
+    paint_labels,
+)
 from course_utils.objectives.template import TemplateObjective
 from course_utils.objectives.terms import (
     MI,
@@ -15,6 +25,7 @@ from course_utils.objectives.terms import (
     SIMILARITIES,
     SSD,
     Folding,
+    Membership,
     Overlap,
     Regularisation,
     Similarity,
@@ -31,12 +42,17 @@ __all__ = [
     "SSD",
     "AnySmoothness",
     "Batch",
+    "Bending",
+    "Colours",
     "Consistent",
+    "Contrast",
     "Cycle",
     "CycleMorph",
     "EvidenceBound",
     "Folding",
     "InverseToo",
+    "LabelMaps",
+    "Membership",
     "Model",
     "Objective",
     "Outcome",
@@ -45,10 +61,14 @@ __all__ = [
     "Painting",
     "PairObjective",
     "Regularisation",
+    "Shapes",
     "Similarity",
+    "Subjects",
+    "SynthesisedObjective",
     "TemplateObjective",
     "Term",
     "paint",
+    "paint_labels",
     "pair_objective",
     "swapped",
 ]

@@ -67,5 +67,11 @@ class Term(Protocol):
 def describe_term(term: object) -> dict[str, Any]:
     """The name of a term's class and its fields, as plain values; also of a setting that is no term."""
     settings = dataclasses.asdict(term) if dataclasses.is_dataclass(term) and not isinstance(term, type) else {}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-    return {"term": type(term).__name__, **plain}
+    return {"term": type(term).__name__, **_plain(settings)}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, however deep, as a card written as JSON has them."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value

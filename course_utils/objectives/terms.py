@@ -174,15 +174,38 @@ class Overlap:
 
     def __call__(self, registration: Registration, batch: Batch) -> Tensor:
         """See `Term`. Raises CourseError where a pair of the batch has no labels."""
-        if "fixed_label" not in batch:
-            raise CourseError(
-                f"not all of {', '.join(batch['name'])} have labels: leave out subjects without, or take dice_weight 0"
-            )
-        moving, fixed = (losses.one_hot(batch[key], self.labels) for key in ("moving_label", "fixed_label"))
-        coarseness = batch.get("coarseness", 1)
-        if coarseness > 1:
-            moving, fixed = pool(moving, coarseness), pool(fixed, coarseness)
-        return losses.soft_dice_loss(warp(moving, registration.displacement), fixed)
+        return losses.soft_dice_loss(*_memberships(registration, batch, self.labels))
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Squared difference of the one-hot label maps, see `losses.membership_loss`: it looks at no image.
+
+    Attributes:
+        labels: Values of the structures.
+    """
+
+    labels: tuple[int, ...]
+    needs: ClassVar[frozenset[str]] = LABELS
+    smoothness: ClassVar[float] = 0.1
+    refinement: ClassVar[float] = 0.1
+
+    def __call__(self, registration: Registration, batch: Batch) -> Tensor:
+        """See `Term`. Raises CourseError where a pair of the batch has no labels."""
+        return losses.membership_loss(*_memberships(registration, batch, self.labels))
+
+
+def _memberships(registration: Registration, batch: Batch, labels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """How much of each structure lies in each voxel, `(B, L, *spatial)`: of the moved and of the fixed label map."""
+    if "fixed_label" not in batch:
+        raise CourseError(
+            f"not all of {', '.join(batch['name'])} have labels: leave out subjects without, or take dice_weight 0"
+        )
+    moving, fixed = (losses.one_hot(batch[key], labels) for key in ("moving_label", "fixed_label"))
+    coarseness = batch.get("coarseness", 1)
+    if coarseness > 1:
+        moving, fixed = pool(moving, coarseness), pool(fixed, coarseness)
+    return warp(moving, registration.displacement), fixed
 
 
 @dataclass(frozen=True)

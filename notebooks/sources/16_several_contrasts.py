@@ -713,7 +713,7 @@ assert all(abs(monai - ours) < 0.15 * abs(monai) + 0.05 for monai, ours in both.
 # %% [markdown]
 # **The same elsewhere.** ANTs calls it `mattes` (`ants.registration(..., aff_metric="mattes", syn_metric="mattes")`), SimpleITK
 # `SetMetricAsMattesMutualInformation`. MIND is the data term of ConvexAdam and deedsBCV. voxelmorph 0.3.4 has neither; its
-# answer to several contrasts is to train on painted images (SynthMorph), as `train --painted` does here.
+# answer to several contrasts is to train on painted label maps (SynthMorph), as `train --painted labels` does here (notebook 17).
 #
 # ## What to take
 #
@@ -747,4 +747,4 @@ assert all(abs(monai - ours) < 0.15 * abs(monai) + 0.05 for monai, ours in both.
 # interventions using self-similarities*, MICCAI 2013. Rohlfing, *Image similarity and tissue overlaps as surrogates for image
 # registration accuracy: widely used but unreliable*, IEEE TMI 31(2), 2012.
 #
-# Next: [18 Templates](18_templates.ipynb): which brain is everybody registered to?
+# Next: [17 SynthMorph](17_synthmorph.ipynb): can a network learn contrasts that nobody has shown it?

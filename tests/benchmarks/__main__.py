@@ -8,6 +8,7 @@
     python -m tests.benchmarks brains      a network for any contrast, on two brains of one's own
     python -m tests.benchmarks directions  does swapping the images invert the map, and what does each cure cost?
     python -m tests.benchmarks backbones   does the block matter, or what is built of blocks?
+    python -m tests.benchmarks contrasts   how well are contrasts registered that a network was never shown?
     python -m tests.benchmarks gpu         what a GPU adds
 
 All networks see the same pairs, batch, loss and optimiser. Machines are noisy, so every network is measured several
@@ -54,6 +55,7 @@ from course_utils.training import TrainConfig, fit, precision
 from tests.benchmarks import peers
 from tests.benchmarks.backbones import backbones
 from tests.benchmarks.brains import brains
+from tests.benchmarks.contrasts import contrasts
 from tests.benchmarks.directions import directions
 from tests.benchmarks.gpu import gpu
 
@@ -62,6 +64,7 @@ app.command()(gpu)
 app.command()(brains)
 app.command()(directions)
 app.command()(backbones)
+app.command()(contrasts)
 
 BATCH = 4
 LEARNING_RATE = 2e-3

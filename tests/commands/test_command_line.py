@@ -430,7 +430,19 @@ def test_a_wrong_option_is_named_and_exits_with_2(made, run, tmp_path, arguments
         (("--architecture", "swin", "--features", "4,7,8"), "features[1]=7 is no multiple of heads=2"),
         (("--architecture", "inception", "--features", "2,4"), "4 kernels need as many channels or more"),
         (("--architecture", "swin", "--image-sigma", "0.1"), "belong to --architecture probabilistic"),
-        (("--bidirectional", "inverse", "--painted"), "--painted and --bidirectional are two ways to train"),
+        *(
+            (("--bidirectional", "inverse", "--painted", how), "--painted and --bidirectional are two ways to train")
+            for how in ("images", "labels", "shapes")
+        ),
+        *(
+            (("--painted", how, "--loss", "ssd"), f"--painted {how} compares label maps, in which --loss has no part")
+            for how in ("labels", "shapes")
+        ),
+        (("--painted", "shapes", "--augment", "0.5"), "--augment changes images that --painted shapes does not look"),
+        (
+            ("--painted", "labels", "--architecture", "probabilistic"),
+            "in which --painted has no part: leave it out",
+        ),
         (("--resume",), "holds no run to resume"),
     ],
 )
@@ -550,9 +562,15 @@ def test_a_data_set_without_labels_is_measured_without(balls, trained, run, refu
     ]
     line = refused("train", *on(balls), "--dice-weight", 1, "--epochs", 1, "--out", tmp_path / "run")
     assert "dice_weight needs labels" in line
-    line = refused("train", *on(balls), "--painted", "--epochs", 1, "--out", tmp_path / "run")
-    assert "--painted needs label maps" in line
+    for how in ("images", "labels"):
+        line = refused("train", *on(balls), "--painted", how, "--epochs", 1, "--out", tmp_path / "run")
+        assert f"--painted {how} needs label maps" in line
     assert not (tmp_path / "run").exists()
+    # Shapes are drawn, so they need none.
+    shapes = ("--painted", "shapes", "--epochs", 1, "--batch-size", 2, "--out", tmp_path / "shapes")
+    assert run("train", *on(balls), *shapes)[0] == 0
+    checkpoint = Checkpoint.load(tmp_path / "shapes" / "best.pt")
+    assert checkpoint.objective["label_maps"]["term"] == "Shapes" and not checkpoint.knows_labels
 
 
 ASKED = {
@@ -598,12 +616,16 @@ def test_a_trained_network_is_refined_used_and_gone_on_with(balls, run, refused,
     assert code == 0 and "swap_voxels: " in said
 
 
-def test_a_network_for_any_contrast_is_trained_measured_and_used_by_a_line_each(balls, run, tmp_path):
+@pytest.mark.parametrize("how", ["images", "labels"])
+def test_a_network_for_any_contrast_is_trained_measured_and_used_by_a_line_each(balls, run, tmp_path, how):
     out = tmp_path / "run"
-    code, _, err = run("train", *on(balls), "--painted", "--edges", "--epochs", 1, "--batch-size", 2, "--out", out)
+    painted = ("--painted", how, "--edges")
+    code, _, err = run("train", *on(balls), *painted, "--epochs", 1, "--batch-size", 2, "--out", out)
     assert code == 0, err
     checkpoint = Checkpoint.load(out / "best.pt")
-    assert checkpoint.network.arguments["edges"] and "painting" in checkpoint.objective and checkpoint.knows_labels
+    assert checkpoint.network.arguments["edges"] and checkpoint.knows_labels
+    told = checkpoint.objective[{"images": "painting", "labels": "label_maps"}[how]]
+    assert told["term"] == {"images": "Painting", "labels": "Subjects"}[how]
     code, said, _ = run("evaluate", *on(balls), "--model", out / "best.pt", "--out", tmp_path / "m.csv", "--count", 2)
     assert code == 0 and "dice" in said
 
