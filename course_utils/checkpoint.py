@@ -16,11 +16,17 @@ from course_utils.errors import CourseError
 from course_utils.files import replacing, save_tensors
 from course_utils.networks import NetworkSpec, RegistrationNetwork, SmoothnessRange
 from course_utils.networks.film import USUAL
-from course_utils.shipped import resolve
+from course_utils.plain import LARGEST_JSON, Unfit, number, settings, table, text, whole
+from course_utils.sealed import OPEN, check_safetensors, check_zip, seal_safetensors
+from course_utils.shipped import card_beside, resolve
 
 FORMAT = "course_utils 3"
 SAFETENSORS = ".safetensors"
 """Ending of the files that other programs can read too, and that ship: weights in float16, the rest as JSON."""
+LARGEST = 2**33
+"""Bytes of a file that is taken for a checkpoint: hundreds of times those of the largest network here."""
+LARGEST_ARGUMENT = 10**6
+"""Of a network's arguments, which are channels, levels and sizes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +60,15 @@ class Checkpoint:
         Raises:
             CourseError: the weights are those of another network, or the architecture is unknown.
         """
-        network = self.network.build()
-        try:
-            network.load_state_dict(dict(self.weights))
-        except RuntimeError as error:
+        # Its sizes first, without memory: what a file tells of the network may be anything.
+        sizes = {name: tuple(tensor.shape) for name, tensor in self.network.build(device="meta").state_dict().items()}
+        if sizes != {name: tuple(tensor.shape) for name, tensor in self.weights.items()}:
             raise CourseError(
                 f"the weights are not those of a network '{self.network.architecture}': train it again with this "
                 "version of course_utils"
-            ) from error
+            )
+        network = self.network.build()
+        network.load_state_dict(dict(self.weights))
         return network.eval()
 
     @property
@@ -133,13 +140,17 @@ class Checkpoint:
         with replacing(path) as partial:
             if path.suffix == SAFETENSORS:
                 weights = {name: _rounded(tensor).contiguous() for name, tensor in state.pop("weights").items()}
-                partial.write_bytes(safetensors_bytes(weights, {"course_utils": json.dumps(state)}))
+                told = {"course_utils": json.dumps(state), "sha256": OPEN.decode()}
+                partial.write_bytes(seal_safetensors(safetensors_bytes(weights, told)))
             else:
                 save_tensors(state | ({} if run is None else {"run": dict(run)}), partial)
 
     @classmethod
     def load(cls, path: str | Path) -> "Checkpoint":
-        """Read a checkpoint. Only tensors and plain values are read: a file with code in it is refused, not run.
+        """Read a checkpoint, once its SHA-256 is verified.
+
+        Only tensors and plain values are read, of the types and sizes that they must have: a file with code in it is
+        refused, not run, and so is a text that a MONAI bundle would run.
 
         Args:
             path: a file, or the name of a network that ships with the package (see `shipped`).
@@ -153,30 +164,71 @@ class Checkpoint:
     def from_dict(cls, state: Mapping[str, Any], path: str | Path) -> "Checkpoint":
         """A checkpoint from what `read_state` gives; `path` is for the message."""
         try:
+            arguments = settings(state["arguments"], "arguments")
+            _check_arguments(arguments, "arguments")
+            objective = settings(state["objective"], "objective")
+            SmoothnessRange.of_objective(objective)
             return cls(
-                NetworkSpec(str(state["architecture"]), dict(state["arguments"])),
-                dict(state["weights"]),
-                DataCard.from_dict(state["card"]),
-                dict(state["objective"]),
-                dict(state["config"]),
-                int(state["step"]),
-                float(state["score"]),
-                dict(state["metrics"]),
+                NetworkSpec(text(state["architecture"], "architecture"), arguments),
+                _checked_weights(state["weights"]),
+                DataCard.from_dict(table(state["card"], "card")),
+                objective,
+                settings(state["config"], "config"),
+                whole(state["step"], "step"),
+                float(number(state["score"], "score")),
+                {name: number(value, name) for name, value in settings(state["metrics"], "metrics").items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
             raise CourseError(
                 f"{path} lacks a part of a checkpoint ({error}): train it again with this version of course_utils"
             ) from error
+        except (TypeError, ValueError, CourseError) as error:
+            raise CourseError(
+                f"{path} is no checkpoint of this course ({error}): train it again with this version of course_utils"
+            ) from error
+
+
+def _check_arguments(value: Any, where: str) -> None:
+    """Refuse sizes of a network that nobody could hold in memory; the values are plain already."""
+    if isinstance(value, Mapping):
+        for name, its in value.items():
+            _check_arguments(its, f"{where}.{name}")
+    elif isinstance(value, list):
+        if len(value) > 100:
+            raise Unfit(f"{where} has {len(value)} items, more than 100")
+        for item in value:
+            _check_arguments(item, where)
+    elif isinstance(value, int):
+        whole(int(value), where, -LARGEST_ARGUMENT, LARGEST_ARGUMENT)
+
+
+def _checked_weights(values: Any) -> dict[str, Tensor]:
+    weights = table(values, "weights")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise Unfit(f"weights has an entry {name!r:.60} that is no tensor with a name")
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
+            raise Unfit(f"the weights '{name}' are no plain tensor of real numbers")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise Unfit(f"the weights '{name}' claim more numbers than are stored")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise Unfit(f"the weights '{name}' are not finite")
+    return dict(weights)
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
     """All that the file of a checkpoint holds; see `Checkpoint.load`."""
     path = resolve(path)
     try:
+        if path.stat().st_size > LARGEST:
+            raise CourseError(f"{path} is larger than any checkpoint: name one that `train` wrote, say OUT/best.pt")
         if path.suffix == SAFETENSORS:
             state = _read_safetensors(path)
         else:
+            check_zip(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except CourseError:
+        raise
     except Exception as error:  # pickle, zip and torch each have their own words for a file that is none of theirs
         raise CourseError(
             f"{path} is damaged or no checkpoint of plain tensors: train again, or use another that `train` wrote"
@@ -193,7 +245,11 @@ def _rounded(tensor: Tensor) -> Tensor:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
+    check_safetensors(path, card_beside(path).get("sha256"))
     with safe_open(path, framework="pt") as file:
-        state = json.loads((file.metadata() or {}).get("course_utils", "{}"))
+        told = (file.metadata() or {}).get("course_utils", "{}")
+        state = json.loads(told) if len(told) < LARGEST_JSON else None
+        if not isinstance(state, dict):
+            raise Unfit("its metadata are no table")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     return state | {"weights": {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}}

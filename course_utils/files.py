@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 import torch
 
 from course_utils.errors import CourseError
+from course_utils.sealed import seal_zip
 
+PROBE = 2**16
+"""Bytes that a folder must have room for before any work is done for it."""
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)  # Windows knows no quotas
 
 
@@ -54,12 +58,13 @@ def _concerns(error: OSError, partial: Path, path: Path) -> bool:
 def save_tensors(state: Mapping[str, Any], path: Path) -> None:
     """Write a file that `torch.load(path, weights_only=True)` reads; a failing disk raises OSError.
 
-    PyTorch itself reports a failed write as a RuntimeError, as it does most other faults. From memory the bytes are
-    written by Python, whose errors tell them apart.
+    The file carries its own SHA-256, see `course_utils.sealed`. PyTorch itself reports a failed write as a
+    RuntimeError, as it does most other faults. From memory the bytes are written by Python, whose errors tell them
+    apart.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    path.write_bytes(buffer.getbuffer())
+    path.write_bytes(seal_zip(buffer.getvalue()))
 
 
 def sha256(path: Path) -> str:
@@ -74,8 +79,41 @@ def check_writable(path: Path, example: str) -> None:
     Args:
         path: of the file to be written.
         example: a name that the message proposes where `path` is a folder.
+
+    Raises:
+        CourseError: it is a folder, or in none; see `check_room`.
     """
     if not path.parent.is_dir():
         raise CourseError(f"{path.parent} is not a folder: make it, or choose another --out")
     if path.is_dir():
         raise CourseError(f"{path} is a folder: name a file in it, such as {path / example}")
+    check_room(path.parent, file=path)
+
+
+def check_room(folder: Path, option: str = "--out", file: Path | None = None) -> None:
+    """Refuse, before hours of work, a folder where nothing can be written, or that is full.
+
+    Args:
+        folder: It need not be there yet: the nearest above it that is counts.
+        option: Of the command that names it, for the message.
+        file: What shall be written into it, for the message; None is the folder itself.
+
+    Raises:
+        CourseError: read-only, not permitted, full, or below a file.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise CourseError(f"{there} is a file: choose a folder for {option}")
+    try:
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(bytes(PROBE))
+            probe.flush()
+    except OSError as error:
+        if error.errno in FULL:
+            what = folder if file is None else file
+            raise CourseError(
+                f"{what} was not written (the disk is full): make room, or choose another {option}"
+            ) from error
+        raise CourseError(
+            f"{there} cannot be written ({error.strerror}): choose another folder for {option}"
+        ) from error

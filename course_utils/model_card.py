@@ -149,4 +149,5 @@ def _settings(term: Any) -> str:
     if not isinstance(term, Mapping):
         return str(term)
     settings = {name: value for name, value in term.items() if name != "term"}
-    return ", ".join([str(term["term"]), *(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())])
+    words = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
+    return ", ".join([str(term.get("term", "unnamed")), *words])

@@ -11,6 +11,7 @@ from typing import Any
 
 from course_utils.errors import CourseError
 from course_utils.files import sha256
+from course_utils.plain import read_json
 
 WEIGHTS = Path(__file__).parent / "weights"
 TOLD = ("about", "not_for", "budget", "figures")
@@ -31,6 +32,17 @@ def card(name: str) -> dict[str, Any]:
     if name not in names():
         raise CourseError(f"no network called '{name}' ships with the package: choose from {', '.join(names())}")
     return json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def card_beside(path: Path) -> dict[str, Any]:
+    """The card that was written beside a file of weights, `NAME.json`; nothing where there is none.
+
+    Raises:
+        CourseError: it cannot be read.
+    """
+    beside = path.with_suffix(".json")
+    told = read_json(beside, "get it again, or remove it") if beside.is_file() else {}
+    return told if isinstance(told, dict) else {}
 
 
 def told_of(path: Path, digest: str) -> dict[str, Any]:

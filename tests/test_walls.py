@@ -13,7 +13,8 @@ from notebooks.build import ROOT
 FLOORS = [
     {"course_utils"},  # its version
     {"errors"},
-    {"files", "places", "progress", "fields", "schedule", "seeds"},
+    {"plain", "sealed"},
+    {"files", "locks", "places", "progress", "fields", "schedule", "seeds"},
     {"losses", "metrics", "consistency", "uncertainty", "shipped"},
     {"networks", "plotting", "data"},
     {"objectives", "checkpoint", "session"},

@@ -3,16 +3,17 @@
 import functools
 import inspect
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
 import typer
 
 from course_utils.commands.settings import DataRoot, Registry
 from course_utils.data.pairs import FRACTIONS
 from course_utils.data.source import Source
+from course_utils.data.zipped import opened_arrays
 from course_utils.errors import CourseError
 
 Returned = TypeVar("Returned")
@@ -125,9 +126,9 @@ def _structures(text: str | None) -> tuple[int, ...] | None:
     try:
         if path.suffix != ".npz":
             return whole_numbers("--structures", ",".join(path.read_text(encoding="utf-8").split()))
-        with np.load(path, allow_pickle=False) as archive:
-            return tuple(int(value) for value in archive["labels"].ravel() if value)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        with opened_arrays(path) as arrays:
+            return tuple(int(value) for value in arrays["labels"].read().ravel() if value)
+    except (OSError, KeyError, ValueError, TypeError, OverflowError, zlib.error, zipfile.BadZipFile) as error:
         raise CourseError(f"--structures {path} holds no list of label values ({error}): give numbers") from error
 
 

@@ -13,6 +13,7 @@ from course_utils.commands.settings import Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.data.source import Source
 from course_utils.errors import CourseError
+from course_utils.files import check_room
 from course_utils.objectives import SIMILARITIES, TemplateObjective, pair_objective
 from course_utils.templates import Conditions, averaged, learnt
 from course_utils.training import TensorBoard, TrainConfig
@@ -97,6 +98,7 @@ def template(
         raise CourseError("--at belongs to --attributes, a CSV file that knows them of each subject: add it")
     places = dict(_place(text) for text in at or ())
     where = device_of(device)
+    check_room(out)
     start = None if model is None else Checkpoint.load(model)
     cohort, line = source.load(like=None if start is None else start.card.recipe)
     quiet = Settings.current().quiet

@@ -16,6 +16,7 @@ from course_utils.commands.settings import Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.data.source import Source
 from course_utils.errors import CourseError
+from course_utils.files import check_room
 from course_utils.networks import ARCHITECTURES, NetworkSpec, Refined, SmoothnessRange
 from course_utils.objectives import (
     CONSISTENCIES,
@@ -285,6 +286,7 @@ def train(
     if painted == Painted.shapes and augment:
         raise CourseError("--augment changes images that --painted shapes does not look at: leave it out")
     where = device_of(device)
+    check_room(out)
     cohort, line = source.load(like=None if start is None else start.card.recipe)
     if not Settings.current().quiet:
         typer.echo(line, err=True)

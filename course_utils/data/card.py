@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from course_utils.data.recipe import Recipe
+from course_utils.plain import items, settings, table, text, whole, words
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,30 @@ class DataCard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DataCard":
-        """The card that `to_dict` gave the values of."""
+        """The card that `to_dict` gave the values of.
+
+        Raises:
+            KeyError: one is missing.
+            ValueError: one has a wrong type, or is an expression of a MONAI bundle; names of files and subjects may
+                begin as they like.
+            CourseError: the recipe is none.
+        """
         return cls(
-            str(values["dataset"]),
-            {int(value): str(name) for value, name in values["labels"].items()},
-            Recipe.from_dict(values["recipe"]),
-            str(values["licence"]),
-            str(values["citation"]),
-            dict(values["source"]),
-            {str(split): list(names) for split, names in values["subjects"].items()},
+            text(values["dataset"], "dataset"),
+            {_label(value): text(name, "labels") for value, name in table(values["labels"], "labels").items()},
+            Recipe.from_dict(table(values["recipe"], "recipe")),
+            text(values["licence"], "licence"),
+            text(values["citation"], "citation"),
+            settings(values["source"], "source", words),
+            {
+                text(split, "subjects"): items(names, f"subjects.{split}", words)
+                for split, names in table(values["subjects"], "subjects").items()
+            },
         )
+
+
+def _label(value: Any) -> int:
+    """A label's value, which JSON knows as a text only."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
+    return whole(value, "labels")

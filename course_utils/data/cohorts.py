@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from course_utils.data.download import alone, extract
 from course_utils.data.download import download as download_file
-from course_utils.data.download import extract
-from course_utils.data.folder_facts import labels_of, read_json
+from course_utils.data.folder_facts import labels_of, read_object
 from course_utils.data.learn2reg_folder import describe_2021, is_2021, learn2reg_cohort
 from course_utils.data.pairs import FRACTIONS, Cohort, Pair, Subject, split_subjects
 from course_utils.data.registry import DatasetInfo, dataset_info, fill_command
@@ -107,21 +107,25 @@ def load_slices(dataset: str, root: str | Path | None = None) -> Cohort:
 def fetch(info: DatasetInfo, root: str | Path | None = None) -> Path:
     """Download and unpack a data set, or make the built-in one, below `root`; returns its folder.
 
-    A folder that exists is left alone. Raises `CourseError`, see `course_utils.data.download`.
+    A folder that exists is left alone; while another process fills it, this one waits. Raises `CourseError`, see
+    `course_utils.data.download`.
     """
     root = Path(root) if root is not None else data_root()
     folder = root / info.folder
     if folder.is_dir() and any(folder.iterdir()):
         return folder
-    if info.name == "synthetic":
-        make_cohort(folder)
-        return folder
-    if not info.url:
+    if info.name != "synthetic" and not info.url:
         raise CourseError(f"{info.name} has no address: put its files into {folder}")
-    archive = root / (Path(urlsplit(info.url).path).name or f"{info.folder}.tar")
-    download_file(info.url, archive, info.checksum or None, size=info.bytes)
-    extract(archive, folder, partial(_is_needed, info.members))
-    archive.unlink()
+    with alone(folder):
+        if folder.is_dir() and any(folder.iterdir()):  # another process has filled it meanwhile
+            return folder
+        if info.name == "synthetic":
+            make_cohort(folder)
+            return folder
+        archive = root / (Path(urlsplit(info.url).path).name or f"{info.folder}.tar")
+        download_file(info.url, archive, info.checksum or None, size=info.bytes)
+        extract(archive, folder, partial(_is_needed, info.members))
+        archive.unlink()
     return folder
 
 
@@ -183,7 +187,7 @@ def _choose_labels(info: DatasetInfo, label_set: int) -> DatasetInfo:
 def _describe(info: DatasetInfo, folder: Path, subjects: Sequence[Subject]) -> DatasetInfo:
     """Fill in the labels, shape and spacing that are written in the folder rather than in the registry."""
     if (folder / "cohort.json").is_file():
-        facts = read_json(folder / "cohort.json")
+        facts = read_object(folder / "cohort.json")
         try:
             return replace(
                 info,

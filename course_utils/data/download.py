@@ -1,7 +1,11 @@
 """Getting an archive and unpacking it: resumed after an interruption, checked, never half there under its own name."""
 
+import bz2
+import contextlib
 import errno
+import gzip
 import hashlib
+import io
 import lzma
 import os
 import re
@@ -12,16 +16,18 @@ import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from tqdm.auto import tqdm
-from urllib3.exceptions import MaxRetryError
+from urllib3.exceptions import HTTPError, MaxRetryError, ReadTimeoutError
 
+from course_utils.data.zipped import check_member
 from course_utils.errors import CourseError, CourseWarning
+from course_utils.locks import locked
 
 # The OASIS host answers the names of download tools with a 403 page. Identity: a server that compresses on the way
 # would make byte ranges mean something else.
@@ -30,6 +36,18 @@ HEADERS = {
     "Accept-Encoding": "identity",
 }
 CHUNK = 1 << 16
+PATIENCE = 60.0
+"""Seconds in which a server must send `CHUNK` bytes."""
+LARGEST_UNDECLARED = 20_000_000_000
+"""Bytes that are taken from a server where neither it nor the registry says how many there are."""
+MOST_MEMBERS = 1_000_000
+"""Files of an archive."""
+UNPACKED = 100
+"""How many times larger than itself an archive may be unpacked, beyond `SMALL`: scans hardly shrink, labels most."""
+SMALL = 1_000_000_000
+"""Bytes that an archive may unpack to, however small it is."""
+LARGEST_READ = 1 << 24
+"""Bytes that one header of a tar file asks for at most."""
 FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 """Python before 3.11.4 has no filters; what they refuse, links and ways out of the folder, never gets so far here."""
 
@@ -51,24 +69,54 @@ def download(
     go to `destination` + `.part`, which a later call continues where an earlier one ended. A connection that breaks
     is taken up again until `attempts` in a row have brought nothing, `pause` seconds after the first and twice as
     long after each further one. `size` in bytes, if known, is held against the free disk space where the server names
-    none.
+    none, and no more than twice as many are taken. While another process fetches the same file, this one waits.
 
-    Raises `CourseError` for a host that cannot be reached, a refusal (403, 404, ...), a full disk and a wrong checksum;
-    in the last case the partial file is removed.
+    Raises `CourseError` for a host that cannot be reached, a refusal (403, 404, ...), a server that sends without end,
+    or hardly anything, a full disk and a wrong checksum; in the last case the partial file is removed.
     """
     destination = Path(destination)
-    part = destination.with_name(destination.name + ".part")
     if checksum is not None:
         _split(checksum)
+    with alone(destination):
+        return _download(url, destination, checksum, size, attempts, pause, timeout, progress)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Generator[None]:
+    """Make a file or a folder while no other process does; wait for one that is making it, after a warning.
+
+    Raises:
+        CourseError: its folder cannot be made, or written.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(f"{lock.parent} cannot be made ({error.strerror}): choose another data root") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            if not stack.enter_context(locked(lock, wait=False)):
+                warnings.warn(f"another process is fetching {path}: waiting for it", CourseWarning, stacklevel=4)
+                stack.enter_context(locked(lock, wait=True))
+        except OSError as error:
+            raise _write_fault(error, path, 0) from error
+        yield
+
+
+def _download(
+    url: str,
+    destination: Path,
+    checksum: str | None,
+    size: int,
+    attempts: int,
+    pause: float,
+    timeout: float,
+    progress: bool,
+) -> Path:
+    part = destination.with_name(destination.name + ".part")
     if destination.is_file():
         _verify(destination, checksum, url)
         return destination
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CourseError(
-            f"{destination.parent} cannot be made ({error.strerror}): choose another data root"
-        ) from error
     failures, reached = 0, False
     while True:
         start = _size(part)
@@ -101,7 +149,10 @@ def _receive(url: str, part: Path, size: int, timeout: float, progress: bool, na
         resumed = re.match(rf"bytes {start}-", response.headers.get("Content-Range", ""))
         if start and not (response.status_code == 206 and resumed):
             start = 0  # the server sends the whole file again
-        left = int(response.headers.get("Content-Length") or max(0, size - start))
+        left = _declared(response) or max(0, size - start)
+        most = 2 * size + SMALL // 1000 if size else (start + left) or LARGEST_UNDECLARED
+        if start + left > most:
+            raise CourseError(_too_much(url, start + left, size))
         _check_space(part, left)
         total = start + left or None
         try:
@@ -109,13 +160,47 @@ def _receive(url: str, part: Path, size: int, timeout: float, progress: bool, na
                 part.open("ab" if start else "wb") as file,
                 tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=not progress) as bar,
             ):
-                for chunk in response.iter_content(CHUNK):
+                got, due = 0, time.monotonic() + PATIENCE
+                for chunk in _as_it_comes(response):
                     file.write(chunk)
                     bar.update(len(chunk))
+                    start, got = start + len(chunk), got + len(chunk)
+                    if start > most:
+                        part.unlink()
+                        raise CourseError(_too_much(url, start, size))
+                    if got >= CHUNK:
+                        got, due = 0, time.monotonic() + PATIENCE
+                    elif time.monotonic() > due:
+                        raise CourseError(
+                            f"{urlsplit(url).hostname} sends {got} bytes in {PATIENCE:g} seconds: name a mirror with "
+                            f"--mirror, or run the command again later, it goes on after {start:,} bytes"
+                        )
         except requests.RequestException:  # an OSError too, but the network's
             raise
         except OSError as error:
             raise _write_fault(error, part, left) from error
+
+
+def _declared(response: requests.Response) -> int:
+    """How many bytes a server says that it sends; 0 where it says nothing that is a number."""
+    told = response.headers.get("Content-Length") or ""
+    return int(told) if re.fullmatch(r"[0-9]{1,15}", told) else 0
+
+
+def _as_it_comes(response: requests.Response) -> Iterator[bytes]:
+    """What a server sends, at once and not when a chunk is full: one that drips shall be noticed."""
+    try:
+        while chunk := response.raw.read1(CHUNK, decode_content=False):
+            yield chunk
+    except ReadTimeoutError as error:
+        raise requests.ReadTimeout(error) from error
+    except HTTPError as error:
+        raise requests.ConnectionError(error) from error
+
+
+def _too_much(url: str, sent: int, expected: int) -> str:
+    known = f"{expected:,} were expected" if expected else "no archive here is so large"
+    return f"{url} sends {sent:,} bytes or more, and {known}: name a mirror with --mirror, or correct the registry"
 
 
 def _may_pass(error: requests.RequestException) -> bool:
@@ -211,7 +296,8 @@ def extract(
     macOS adds are not unpacked.
 
     Raises `CourseError` for a destination that holds something already, an archive that is truncated, of another format
-    or without any such member, a path that leads out of the destination, and a full disk.
+    or without any such member, a path that leads out of the destination, two members of one name, one that needs a
+    password, more than archives hold (see `UNPACKED`), and a full disk.
     """
     archive, destination = Path(archive), Path(destination)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
@@ -229,7 +315,7 @@ def extract(
         if destination.exists():
             destination.rmdir()
         os.replace(top[0] if len(top) == 1 and top[0].is_dir() else content, destination)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         raise CourseError(f"{archive} is truncated or damaged ({error}): remove it and download it again") from error
     except OSError as error:
         if error.errno is None:  # gzip, bz2 and lzma streams
@@ -243,22 +329,86 @@ def extract(
 
 
 def _unpack(archive: Path, folder: Path, members: Callable[[str], bool]) -> Iterator[str]:
-    if tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                if member.isfile() and _is_wanted(archive, member.name, members):
-                    tar.extract(member, folder, set_attrs=False, **FILTER)
-                    yield member.name
-            # A tar that was cut between two members ends like a whole one, but for the empty block that closes it.
-            if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:
-                raise tarfile.ReadError("its end is missing")
-    elif zipfile.is_zipfile(archive):
-        yield from _unpack_zip(archive, folder, members)
-    else:
-        raise CourseError(f"{archive} is truncated, or neither tar nor zip: remove it and download it again")
+    budget = _Budget(archive)
+    if zipfile.is_zipfile(archive) and not _begins_as_tar(archive):
+        yield from _unpack_zip(archive, folder, members, budget)
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(_unpacked(archive))
+            tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r:"))
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raise CourseError(
+                f"{archive} is truncated, or neither tar nor zip: remove it and download it again"
+            ) from error
+        for member in tar:
+            if member.isfile() and _is_wanted(archive, member.name, members):
+                budget.take(member.name, member.size)
+                tar.extract(member, folder, set_attrs=False, **FILTER)
+                yield member.name
+        # A tar that was cut between two members ends like a whole one, but for the empty block that closes it.
+        if stream.tell() < tar.offset + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("its end is missing")
 
 
-def _unpack_zip(archive: Path, folder: Path, members: Callable[[str], bool]) -> Iterator[str]:
+class _Budget:
+    """What an archive may unpack to."""
+
+    def __init__(self, archive: Path) -> None:
+        self._archive, self._names = archive, set[str]()
+        self._left = max(SMALL, UNPACKED * archive.stat().st_size)
+
+    def take(self, name: str, size: int) -> None:
+        """Count a member; raises CourseError where it is one too many, or its name was there before."""
+        # As the file systems of macOS and Windows compare names.
+        plain = PurePosixPath(name.replace("\\", "/")).as_posix().casefold()
+        if plain in self._names:
+            raise CourseError(f"{self._archive} is unsafe: two of its members are called {name}; do not use it")
+        self._names.add(plain)
+        self._left -= size
+        if self._left < 0 or len(self._names) > MOST_MEMBERS:
+            raise CourseError(
+                f"{self._archive} is unsafe: it unpacks to more than {UNPACKED} times its size, or to more than "
+                f"{MOST_MEMBERS:,} files; do not use this archive"
+            )
+
+
+class _Stream(io.RawIOBase):
+    """A tar file's content, unpacked; no header of it is given more than `LARGEST_READ` bytes of memory."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= LARGEST_READ:
+            raise tarfile.ReadError(f"a header asks for {size} bytes")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _unpacked(archive: Path) -> _Stream:
+    with archive.open("rb") as file:
+        begins = file.read(6)
+    packed = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+    opener = next((opener for magic, opener in packed.items() if begins.startswith(magic)), open)
+    return _Stream(opener(archive, "rb"))
+
+
+def _begins_as_tar(archive: Path) -> bool:
+    """A tar of a ZIP ends like a ZIP; its first block has tar's own mark."""
+    with archive.open("rb") as file:
+        return file.read(tarfile.BLOCKSIZE)[257:262] == b"ustar"
+
+
+def _unpack_zip(archive: Path, folder: Path, members: Callable[[str], bool], budget: _Budget) -> Iterator[str]:
     with zipfile.ZipFile(archive) as file:
         wanted = [
             info
@@ -267,6 +417,9 @@ def _unpack_zip(archive: Path, folder: Path, members: Callable[[str], bool]) -> 
             and not stat.S_ISLNK(info.external_attr >> 16)
             and _is_wanted(archive, info.filename, members)
         ]
+        for info in wanted:
+            check_member(archive, info)
+            budget.take(info.filename, info.file_size)
         _check_space(folder, sum(info.file_size for info in wanted))
         for info in wanted:
             file.extract(info, folder)

@@ -132,7 +132,7 @@ def _found(path: Path, line: int, name: str) -> Path:
     for candidate in (path.parent / name, Path(name)):
         if candidate.is_file():
             return candidate
-    raise CourseError(f"{path}, line {line}: {path.parent / name} does not exist; correct the path")
+    raise CourseError(f"{path}, line {line}: {path.parent / name!s:.300} does not exist; correct the path")
 
 
 # --- names, and which label belongs to which image --------------------------------------------------------------------

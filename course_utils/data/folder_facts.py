@@ -1,36 +1,38 @@
 """What only the files of a folder tell: their JSON, their headers, their label values."""
 
-import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import nibabel
-
+from course_utils.data.formats import open_image
 from course_utils.data.pairs import Subject
+from course_utils.data.stored import MOST_VOXELS
 from course_utils.data.volumes import read_labels
 from course_utils.errors import CourseError
+from course_utils.plain import read_json
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises CourseError where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CourseError(f"{path} cannot be read as JSON ({error}): restore it from the archive") from error
+    content = read_json(path, "restore it from the archive")
     if not isinstance(content, dict):
         raise CourseError(f"{path} is not a JSON object: restore it from the archive")
     return content
 
 
-def file_header(path: Path) -> Any:
-    """The header of an image; raises CourseError where it cannot be read."""
-    try:
-        image: Any = nibabel.load(path)  # of one of nibabel's many classes, each with a header
-        return image.header
-    except Exception as error:
-        raise CourseError(f"{path} cannot be read as an image ({error}): restore it from the archive") from error
+def stored_grid(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Of an image, the voxels along its first three axes, and the mm between them.
+
+    Raises:
+        CourseError: it cannot be read, or nothing could be on such a grid.
+    """
+    opened = open_image(path)
+    shape, spacing = opened.shape[:3], tuple(float(mm) for mm in opened.zooms[:3])
+    if len(shape) < 2 or not all(0 < mm < math.inf for mm in spacing) or math.prod(shape) > MOST_VOXELS:
+        raise CourseError(f"{path} has {shape} voxels of {spacing} mm by its header: restore it from the archive")
+    return shape, spacing
 
 
 def labels_of(subjects: Sequence[Subject], dims: int = 3) -> dict[int, str]:

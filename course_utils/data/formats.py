@@ -1,9 +1,13 @@
 """Opening an image file of any format that nibabel, NumPy or SimpleITK reads, as one kind of thing.
 
-NIfTI and FreeSurfer's MGH files are read by nibabel, NRRD and MetaImage by SimpleITK where it is installed. NumPy
-archives are read as voxelmorph's lists have them: the image under the key `vol`, its label map under `seg`.
+Of NIfTI and FreeSurfer's MGH files nibabel reads the headers, and `course_utils.data.stored` the voxels; NRRD and
+MetaImage are read by SimpleITK where it is installed, once their sizes fit. NumPy archives are read as voxelmorph's
+lists have them: the image under the key `vol`, its label map under `seg`.
 """
 
+import logging
+import math
+import re
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -12,9 +16,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
+from course_utils.data.stored import Stored, check_size, head
+from course_utils.data.zipped import opened_arrays
 from course_utils.errors import CourseError
 
 NIFTI = (".nii", ".nii.gz")
@@ -29,6 +34,15 @@ WRITABLE = (*NIFTI, *MGH, ".nrrd", ".mha")
 
 TO_MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 """Millimetres in the units of length that a NIfTI header can name."""
+SILENT = logging.Logger("of headers that nibabel mends", logging.CRITICAL)
+PAIRED = (".hdr", ".img", ".hdr.gz", ".img.gz")
+"""Of the two files of a NIfTI pair."""
+LARGEST_OFFSET = 2**24
+"""Bytes before the voxels of a NIfTI file: its header, and notes of the programs that wrote it."""
+MGH_OFFSET = 284
+"""Bytes before the voxels of an MGH file."""
+DETACHED = re.compile(rb"^(?:ElementDataFile *=|data ?file *:)([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
+"""Where the header of a MetaImage or NRRD file says that its voxels are."""
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From ITK's axes (left, posterior, superior) to NIfTI's, and back."""
 
@@ -53,6 +67,11 @@ class Opened:
     def shape(self) -> tuple[int, ...]:
         """Of the stored array, all its axes."""
         return tuple(int(n) for n in self.dataobj.shape)
+
+    @property
+    def fractional(self) -> bool:
+        """Whether its values are those of a float type, as stored or scaled, which may be NaN or infinite."""
+        return self.dataobj.dtype.kind == "f" or self.header.get_slope_inter() not in ((1.0, 0.0), (None, None))
 
 
 def suffix(path: Path) -> str:
@@ -80,7 +99,7 @@ def open_image(path: Path, *, key: str = "vol") -> Opened:
     """
     if not path.is_file():
         raise CourseError(f"{path} does not exist: correct the path, or leave the subject out")
-    opener = {".npz": _open_npz, **dict.fromkeys(ITK, _open_itk)}.get(suffix(path), _open_nibabel)
+    opener = {".npz": _open_npz, **dict.fromkeys(ITK, _open_itk)}.get(suffix(path), _open_stored)
     try:
         return opener(path, key)
     except CourseError:
@@ -94,9 +113,9 @@ def holds_label(path: Path) -> bool:
     if suffix(path) not in NPZ:
         return False
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {"vol", "seg"} <= set(archive.files)
-    except (zipfile.BadZipFile, OSError, ValueError):
+        with opened_arrays(path) as arrays:
+            return {"vol", "seg"} <= set(arrays)
+    except (CourseError, zipfile.BadZipFile, OSError, ValueError):
         return False  # whoever reads the file says what is wrong with it
 
 
@@ -109,29 +128,77 @@ def unreadable(path: Path, error: Exception) -> CourseError:
     )
 
 
-def _open_nibabel(path: Path, key: str) -> Opened:
-    if suffix(path) in NIFTI:
-        _check_pixdim(path)
-    image: Any = nib.load(path)
-    if isinstance(image, nib.MGHImage):
-        header = nifti_header(image.get_data_dtype(), image.shape, placed=bool(image.header["goodRASFlag"]))
-        return Opened(image.dataobj, np.asarray(image.affine, np.float64), image.header.get_zooms()[:3], header)
-    if not isinstance(image, nib.Nifti1Pair):
-        raise ValueError(f"it is {type(image).__name__}")
-    header = image.header.copy()
-    header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
+def _open_stored(path: Path, key: str) -> Opened:
+    if suffix(path) in MGH:
+        return _open_mgh(path)
+    stored, header = open_nifti(path)
     scale = TO_MM[header.get_xyzt_units()[0]]
-    affine = np.diag([scale] * 3 + [1.0]) @ image.affine
+    affine = np.diag([scale] * 3 + [1.0]) @ header.get_best_affine()
     zooms = tuple(float(zoom) * scale for zoom in header.get_zooms())
-    return Opened(image.dataobj, affine, zooms, header)
+    return Opened(stored, affine, zooms, header)
 
 
-def _check_pixdim(path: Path) -> None:
+def _open_mgh(path: Path) -> Opened:
+    # Without what stands behind the voxels: times of the scanner, and notes.
+    header = nib.freesurfer.mghformat.MGHHeader(head(path, MGH_OFFSET))
+    dtype = np.dtype(header.get_data_dtype()).newbyteorder(">")
+    stored = Stored(path, MGH_OFFSET, tuple(int(n) for n in header.get_data_shape()), dtype)
+    placed = nifti_header(dtype, stored.shape, placed=bool(header["goodRASFlag"]))
+    return Opened(stored, np.asarray(header.get_affine(), np.float64), header.get_zooms()[:3], placed)
+
+
+def open_nifti(path: Path) -> tuple[Stored, nib.Nifti1Header]:
+    """A NIfTI file, or one of a pair: its voxels, not read yet, and its header with the scaling that they have.
+
+    Raises:
+        CourseError: voxels of no size, where the place in space is computed from them.
+        OSError, ValueError, zlib.error, HeaderDataError: no NIfTI file, or damaged.
+    """
+    paired = path.name.lower().endswith(PAIRED)
+    described, held = _pair(path) if paired else (path, path)
+    block = head(described, nib.Nifti2Header.sizeof_hdr)
+    kind = next((kind for kind in (nib.Nifti1Header, nib.Nifti2Header) if _is(kind, block, paired)), None)
+    if kind is None:
+        raise ValueError("it is no NIfTI")
+    unchecked = kind(block[: kind.sizeof_hdr], check=False)
+    _check_pixdim(path, unchecked)
+    offset, slope, inter = (float(unchecked[name]) for name in ("vox_offset", "scl_slope", "scl_inter"))
+    if not math.isfinite(slope) or not math.isfinite(inter):
+        raise CourseError(
+            f"{path} has a scale of {slope:g} and {inter:g} in its header (scl_slope, scl_inter): set 1 and 0, if its "
+            "values are as they are stored, or restore it"
+        )
+    header = kind(block[: kind.sizeof_hdr], check=False)
+    header.check_fix(logger=SILENT)
+    first = 0 if paired else kind.sizeof_hdr
+    if not first <= offset <= LARGEST_OFFSET:
+        raise ValueError(f"its voxels begin at byte {offset:g}")
+    if slope == 0:  # by the standard: no scale
+        slope, inter = 1.0, 0.0
+    shape = tuple(int(n) for n in header.get_data_shape())
+    header.set_slope_inter(slope, inter)
+    return Stored(held, int(offset), shape, np.dtype(header.get_data_dtype()), slope, inter), header
+
+
+def _is(kind: type[nib.Nifti1Header], block: bytes, paired: bool) -> bool:
+    magic = kind.pair_magic if paired else kind.single_magic
+    sizes = [kind.sizeof_hdr.to_bytes(4, order) for order in ("little", "big")]
+    if len(block) < kind.sizeof_hdr or block[:4] not in sizes:
+        return False
+    return kind(block[: kind.sizeof_hdr], check=False)["magic"].item() == magic
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    """The header and the voxels of a NIfTI pair, by either's name."""
+    name = path.name.removesuffix(".gz")
+    ending = path.name[len(name) :]
+    of = {kind: path.with_name(f"{name[:-4]}.{kind}{ending}") for kind in ("hdr", "img")}
+    return of["hdr"], of["img"]
+
+
+def _check_pixdim(path: Path, header: nib.Nifti1Header) -> None:
     """Refuse voxels of no size where the place in space is computed from them; nibabel would take 1 mm instead."""
-    with ImageOpener(str(path)) as file:
-        block = file.read(nib.Nifti1Header.sizeof_hdr)
-    header = nib.Nifti1Header(block, check=False)
-    dims = min(int(header["dim"][0]), 3)
+    dims = min(max(int(header["dim"][0]), 0), 3)
     sizes = header["pixdim"][1 : 1 + dims]
     if not header["sform_code"] and header["qform_code"] and not (np.isfinite(sizes) & (sizes > 0)).all():
         raise CourseError(
@@ -141,13 +208,10 @@ def _check_pixdim(path: Path) -> None:
 
 
 def _open_npz(path: Path, key: str) -> Opened:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            name = key if key in names else names[0] if len(names) == 1 else None
-            array = None if name is None else archive[name]
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise unreadable(path, error) from error
+    with opened_arrays(path) as arrays:
+        names = list(arrays)
+        name = key if key in names else names[0] if len(names) == 1 else None
+        array = None if name is None else arrays[name].read()
     if array is None:
         raise CourseError(f"{path} has no array '{key}' but {', '.join(names) or 'none'}: save it under that name")
     while array.ndim > 3 and array.shape[0] == 1:  # a batch of one
@@ -156,10 +220,7 @@ def _open_npz(path: Path, key: str) -> Opened:
 
 
 def _open_itk(path: Path, key: str) -> Opened:
-    sitk = simpleitk(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = sitk.ReadImage(str(path))
+    sitk, image = simpleitk(path), read_itk(path)
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
         raise CourseError(f"{path} is not one grey value a voxel in 2-D or 3-D: save one volume for each file")
     array = sitk.GetArrayFromImage(image).T
@@ -168,6 +229,41 @@ def _open_itk(path: Path, key: str) -> Opened:
     lps[:dims, :dims] = np.reshape(image.GetDirection(), (dims, dims)) @ np.diag(image.GetSpacing())
     lps[:dims, 3] = image.GetOrigin()
     return Opened(array, RAS @ lps, image.GetSpacing(), nifti_header(array.dtype, array.shape, placed=True))
+
+
+def read_itk(path: Path) -> Any:
+    """The image of SimpleITK in a NRRD or MetaImage file.
+
+    Raises:
+        CourseError: SimpleITK is missing; more voxels than any scan has, or more than the file can hold; voxels in a
+            file of another folder.
+        RuntimeError, OSError: SimpleITK cannot read it.
+    """
+    reader = simpleitk(path).ImageFileReader()
+    reader.SetFileName(str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reader.ReadImageInformation()
+        voxels = math.prod(reader.GetSize())
+        bits = re.search(r"(\d+)-bit", simpleitk(path).GetPixelIDValueAsString(reader.GetPixelID()))
+        size = voxels * reader.GetNumberOfComponents() * (int(bits[1]) // 8 if bits else 8)
+        check_size(path, voxels, size, path.stat().st_size + _beside(path), packed=True)
+        return reader.Execute()
+
+
+def _beside(path: Path) -> int:
+    """Bytes of the file in which a header of ITK says that its voxels are; 0 where they follow the header."""
+    with path.open("rb") as file:
+        named = DETACHED.search(file.read(2**16))
+    if named is None or named[1].strip() == b"LOCAL":
+        return 0
+    name = Path(named[1].strip().decode(errors="replace"))
+    if name.is_absolute() or len(name.parts) != 1 or not (path.parent / name).is_file():
+        raise CourseError(
+            f"{path} says that its voxels are in {str(name)[:100]}, which is no file beside it: write it as one file, "
+            ".nrrd or .mha"
+        )
+    return (path.parent / name).stat().st_size
 
 
 def simpleitk(path: Path) -> Any:

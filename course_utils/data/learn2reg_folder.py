@@ -1,16 +1,18 @@
 """A Learn2Reg archive: the subjects, splits and official pairs that its `NAME_dataset.json` lists."""
 
 import itertools
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from course_utils.data.folder_facts import file_header, labels_of, read_json
+from course_utils.data.folder_facts import labels_of, read_object, stored_grid
 from course_utils.data.pairs import Cohort, Pair, Subject, split_subjects
 from course_utils.data.registry import LEARN2REG_VALIDATION, DatasetInfo
 from course_utils.errors import CourseError, CourseWarning
+from course_utils.plain import as_it_is, inside, items, table, whole, words
 
 
 def is_2021(folder: Path) -> bool:
@@ -19,13 +21,13 @@ def is_2021(folder: Path) -> bool:
 
 
 def describe_2021(info: DatasetInfo, folder: Path) -> DatasetInfo:
-    header = file_header(min(folder.glob("img*.nii.gz")))
+    shape, spacing = stored_grid(min(folder.glob("img*.nii.gz")))
     return replace(
         info,
         image="img{name}.nii.gz",
         label="seg{name}.nii.gz",
-        shape=header.get_data_shape()[:3],
-        spacing=tuple(float(mm) for mm in header.get_zooms()[:3]),
+        shape=shape,
+        spacing=spacing,
         validation=tuple(name.split("_")[2] for name in LEARN2REG_VALIDATION),
     )
 
@@ -40,11 +42,11 @@ def learn2reg_cohort(info: DatasetInfo, folder: Path, seed: int, fractions: tupl
     if len(found) != 1:
         what = "no NAME_dataset.json" if not found else f"{len(found)} files NAME_dataset.json"
         raise CourseError(f"{folder} holds {what}: name the folder of one Learn2Reg archive as the data root")
-    facts, folder = read_json(found[0]), found[0].parent
+    facts, folder = read_object(found[0]), found[0].parent
     subjects: dict[str, Subject] = {}
 
-    def subject(image: str) -> Subject:
-        path = folder / image
+    def subject(image: Any) -> Subject:
+        path = folder / inside(words(image, "an image"), "an image")
         name = path.name.removesuffix(".gz").removesuffix(".nii")
         if name not in subjects:
             label = path.parent.with_name(path.parent.name.replace("images", "labels")) / path.name
@@ -53,17 +55,21 @@ def learn2reg_cohort(info: DatasetInfo, folder: Path, seed: int, fractions: tupl
 
     try:
         training = facts.get("training", [])
-        for entry in itertools.chain(*training.values()) if isinstance(training, dict) else training:
+        training = table(training, "training").values() if isinstance(training, dict) else [training]
+        for entry in itertools.chain(*(items(entries, "training", as_it_is) for entries in training)):
             subject(entry["image"] if isinstance(entry, dict) else entry)
         official, absent = {}, []
         for side in ("train", "val", "test"):
-            pairs = [Pair(subject(p["fixed"]), subject(p["moving"])) for p in facts.get(f"registration_{side}", [])]
+            listed = items(facts.get(f"registration_{side}", []), f"registration_{side}", table)
+            pairs = [Pair(subject(p["fixed"]), subject(p["moving"])) for p in listed]
             there = tuple(pair for pair in pairs if pair.fixed.image.is_file() and pair.moving.image.is_file())
             absent += [pair for pair in pairs if pair not in there]
             if there:
                 official[side] = there
         shape = facts.get("tensorImageShape", {})
-        shape = tuple(int(n) for n in (next(iter(shape.values()), ()) if isinstance(shape, dict) else shape))
+        shape = next(iter(shape.values()), ()) if isinstance(shape, dict) else shape
+        shape = tuple(items(shape, "tensorImageShape", lambda n, where: whole(n, where, 1), 3))
+        names = _labels(facts)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CourseError(
             f"{found[0]} is not in the Learn2Reg layout ({error!r}): restore it from the archive"
@@ -77,14 +83,14 @@ def learn2reg_cohort(info: DatasetInfo, folder: Path, seed: int, fractions: tupl
     everyone = tuple(sorted((s for s in subjects.values() if s.image.is_file()), key=lambda s: s.name))
     if not everyone:
         raise CourseError(f"{folder} holds none of the images that {found[0].name} lists: unpack the whole archive")
-    header = file_header(everyone[0].image)
-    shape = info.shape or shape or header.get_data_shape()[:3]
+    stored, spacing = stored_grid(everyone[0].image)
+    shape = info.shape or shape or stored
     info = replace(
         info,
         folder=folder.name,
-        labels=info.labels or _labels(facts) or labels_of(everyone, len(shape)),
+        labels=info.labels or names or labels_of(everyone, len(shape)),
         shape=shape,
-        spacing=info.spacing or tuple(float(mm) for mm in header.get_zooms()[:3]),
+        spacing=info.spacing or spacing[: len(shape)],
     )
     images = dict.fromkeys(s.image for pair in absent for s in (pair.fixed, pair.moving) if not s.image.is_file())
     return Cohort(info, everyone, _splits(everyone, official, seed, fractions), official, tuple(images))
@@ -115,4 +121,5 @@ def _labels(facts: Mapping[str, Any]) -> dict[int, str]:
         labels = next(iter(labels.values()))  # one table a modality: take the first
     if not isinstance(labels, dict):
         return {}
-    return {int(value): str(name) for value, name in labels.items() if str(value).isdigit() and int(value) > 0}
+    numbers = {value: name for value, name in labels.items() if re.fullmatch(r"[0-9]{1,9}", str(value))}
+    return {int(value): words(name, "labels") for value, name in numbers.items() if int(value) > 0}

@@ -55,5 +55,5 @@ def _files(path: Path, line: int, row: Mapping[str, str | None]) -> dict[str, Pa
             raise CourseError(f"{path}, line {line}: no {column}; a pair needs both images")
         files[column] = path.parent / value
         if not files[column].is_file():
-            raise CourseError(f"{path}, line {line}: {column} {files[column]} does not exist; correct the path")
+            raise CourseError(f"{path}, line {line}: {column} {files[column]!s:.300} does not exist; correct the path")
     return files

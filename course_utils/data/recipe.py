@@ -1,7 +1,8 @@
 """The one way from a file to a network's grid, and what is needed for the way back."""
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from course_utils.data.grids import Grid, by, covering
 from course_utils.data.resampling import resample
 from course_utils.data.volumes import Volume, check_fits, check_place, check_varied, read_labels, read_volume
 from course_utils.errors import CourseError
+from course_utils.plain import Unfit, flag, items, number, text, whole
 
 LARGEST_GRID = 2**27
 """Voxels, 512 x 512 x 512: a few dozen numbers for each must fit into memory."""
@@ -50,7 +52,7 @@ class Recipe:
         normalisation: Of intensities, volume by volume; a name out of `NORMALISATIONS`.
 
     Raises:
-        CourseError: no such normalisation.
+        CourseError: no such normalisation; more voxels than `LARGEST_GRID`, or of no size.
         ValueError: shape and spacing do not belong together, or slices are to be resampled.
     """
 
@@ -70,6 +72,10 @@ class Recipe:
             raise ValueError(f"a grid has 2 or 3 axes, and as many spacings; got {self.shape} and {self.spacing}")
         if not self.aligned and len(self.shape) != 3:
             raise ValueError(f"only volumes are brought to a spacing, not slices of {by(self.shape)}: say aligned=True")
+        if min(self.shape) < 1 or math.prod(self.shape) > LARGEST_GRID:
+            raise CourseError(f"a grid of {by(self.shape)} voxels cannot be had: take 1 to {LARGEST_GRID} in all")
+        if not all(0 < mm < math.inf for mm in self.spacing):
+            raise CourseError(f"a spacing of {self.spacing} mm is none: take numbers above 0")
 
     # --- from a file to an array in space ---
 
@@ -204,5 +210,19 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe that `to_dict` gave the values of."""
-        return cls(**values)
+        """The recipe that `to_dict` gave the values of.
+
+        Raises:
+            KeyError: shape or spacing is missing.
+            ValueError: a value has a wrong type, or there is one that no recipe has.
+            CourseError: see the class.
+        """
+        unknown = sorted(str(name) for name in set(values) - {each.name for each in fields(cls)})
+        if unknown:
+            raise Unfit(f"recipe has '{unknown[0]:.60}', which is unknown")
+        return cls(
+            tuple(items(values["shape"], "recipe.shape", lambda n, where: whole(n, where, 1), 3)),
+            tuple(items(values["spacing"], "recipe.spacing", number, 3)),
+            flag(values.get("aligned", cls.aligned), "recipe.aligned"),
+            text(values.get("normalisation", cls.normalisation), "recipe.normalisation"),
+        )

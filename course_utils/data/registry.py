@@ -4,10 +4,12 @@ A user's own file adds to them, see `read_registry`. Nothing here reads a volume
 """
 
 import json
+import math
 import os
+import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from course_utils.data.card import DataCard
 from course_utils.data.recipe import Recipe
 from course_utils.errors import CourseError
 from course_utils.places import place
+from course_utils.plain import LARGEST_JSON, Unfit, as_it_is, flag, inside, items, number, table, whole, words
 
 
 @dataclass(frozen=True)
@@ -213,41 +216,77 @@ def read_registry(path: str | Path) -> dict[str, DatasetInfo]:
     """
     path = Path(path)
     try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise Unfit(f"larger than {LARGEST_JSON} bytes")
         text = path.read_text(encoding="utf-8")
         tables = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except RecursionError as error:
+        raise CourseError(f"registry {path} cannot be read (lists without end): give a TOML or JSON file") from error
     except (OSError, ValueError) as error:
         raise CourseError(f"registry {path} cannot be read ({error}): give a TOML or JSON file") from error
     if not isinstance(tables, dict):
         raise CourseError(f"registry {path} is not a table of data sets: write one table a data set")
     known = dict(DATASETS)
-    for name, table in tables.items():
+    for name, values in tables.items():
         try:
-            known[name] = _info(name, table, known.get(name))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise CourseError(f"registry {path}, data set '{name}': {error}") from error
+            known[name] = _info(inside(name, "its name"), table(values, "it"), known.get(name))
+        except ValueError as error:
+            raise CourseError(f"registry {path}, data set '{name:.100}': {error}; correct it") from error
     return known
 
 
-def _info(name: str, table: dict[str, Any], base: DatasetInfo | None) -> DatasetInfo:
-    names = {f.name for f in fields(DatasetInfo)} - {"name"}
-    unknown = set(table) - names
+def _path(value: Any, where: str) -> str:
+    return inside(words(value, where), where)
+
+
+def _labels(value: Any, where: str) -> dict[int, str]:
+    found = {}
+    for number_of, name in table(value, where).items():
+        if not re.fullmatch(r"[0-9]{1,9}", str(number_of)):
+            raise Unfit(
+                f"{where} has an invalid literal {str(number_of)!r:.60}: values of a label map are whole numbers"
+            )
+        found[int(number_of)] = words(name, where)
+    return found
+
+
+def _shape(value: Any, where: str) -> tuple[int, ...]:
+    return tuple(items(value, where, lambda n, place: whole(n, place, 1, 2**20)))
+
+
+def _spacing(value: Any, where: str) -> tuple[float, ...]:
+    found = tuple(float(number(mm, where)) for mm in items(value, where, as_it_is))
+    if not all(0 < mm < math.inf for mm in found):
+        raise Unfit(f"{where} is {found}: millimetres above 0")
+    return found
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    return tuple(items(value, where, words))
+
+
+TYPES: dict[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(("title", "url", "checksum", "licence", "citation"), words),
+    **dict.fromkeys(("folder", "image", "label", "velocity"), _path),
+    **dict.fromkeys(("members", "validation"), _names),
+    "bytes": whole,
+    "labels": _labels,
+    "shape": _shape,
+    "spacing": _spacing,
+    "aligned": flag,
+}
+"""What checks each field of a user's table, all but the name."""
+
+
+def _info(name: str, given: Mapping[str, Any], base: DatasetInfo | None) -> DatasetInfo:
+    unknown = set(given) - set(TYPES)
     if unknown:
-        raise ValueError(f"no field called '{sorted(unknown)[0]}': choose from {', '.join(sorted(names))}")
-    values = dict(table)
-    if "labels" in values:
-        values["labels"] = {int(value): str(label) for value, label in values["labels"].items()}
-    if "shape" in values:
-        values["shape"] = tuple(int(n) for n in values["shape"])
-    if "spacing" in values:
-        values["spacing"] = tuple(float(mm) for mm in values["spacing"])
-    for key in {"members", "validation"} & set(values):
-        values[key] = tuple(map(str, values[key]))
+        raise Unfit(f"no field called '{min(unknown):.100}': choose from {', '.join(sorted(TYPES))}")
+    values = {field: TYPES[field](value, field) for field, value in given.items()}
     new: dict[str, Any] = {"title": name, "folder": name, **values}
     info = replace(base, **values) if base else DatasetInfo(name=name, **new)
     if len(info.shape) != len(info.spacing) or len(info.shape) not in ((2, 3) if info.image else (0, 2, 3)):
         raise ValueError("shape and spacing need 2 or 3 numbers each: the common grid in voxels, its voxels in mm")
     if info.image and "{name}" not in info.image:
         raise ValueError("image needs {name} where the subject's name stands, say images/{name}.nii.gz")
-    if Path(info.folder).is_absolute() or ".." in Path(info.folder).parts:
-        raise ValueError("folder is a name below the data root, not a path out of it")
     return info

@@ -12,9 +12,11 @@ from course_utils.data.pairs import FRACTIONS, Cohort
 from course_utils.data.recipe import Recipe
 from course_utils.data.registry import DATASETS
 from course_utils.errors import CourseError
+from course_utils.plain import Unfit, items, number, whole, words
 
 OF_FILES = ("labels", "atlas", "atlas_label", "prefix", "suffix", "shape", "spacing")
 """What only goes with images of one's own."""
+NUMBERS = ("shape", "spacing", "structures", "fractions")
 PATHS = ("data_root", "registry", "images", "labels", "atlas", "atlas_label")
 
 
@@ -164,9 +166,29 @@ class Source:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Source":
-        """The source that `to_dict` gave the values of."""
-        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**plain)
+        """The source that `to_dict` gave the values of.
+
+        Raises:
+            CourseError: they are none.
+        """
+        try:
+            unknown = set(values) - {each.name for each in fields(cls)}
+            if unknown:
+                raise Unfit(f"source has '{min(unknown)}', which is unknown")
+            return cls(**{name: _typed(name, value) for name, value in values.items() if value is not None})
+        except ValueError as error:
+            raise CourseError(f"what the network tells of its data is damaged ({error}): name the data") from error
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A value of a source as its type demands, from plain values."""
+    where = f"source.{name}"
+    if name in NUMBERS:
+        found = tuple(items(value, where, number, 10_000))
+        if name == "fractions" and len(found) != 3:
+            raise Unfit(f"{where} is not three shares")
+        return found
+    return whole(value, where) if name == "split_seed" else words(value, where)
 
 
 def _summary(cohort: Cohort) -> str:

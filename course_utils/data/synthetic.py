@@ -7,7 +7,6 @@ a registration can be judged by its target registration error instead of by over
 the template (Fonov et al., NeuroImage 54, 2011) is in the folder `template`, with its notice.
 """
 
-import gzip
 import json
 import math
 import os
@@ -21,12 +20,13 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.interpolate import BSpline
 from torch import Tensor
 
+from course_utils.data.formats import open_nifti
 from course_utils.data.pairs import Subject
 from course_utils.errors import CourseError
 from course_utils.fields import compose, integrate, jacobian_determinant
@@ -187,10 +187,8 @@ def _load_velocity(subject: Subject) -> Tensor:
     if subject.velocity is None:
         raise CourseError(f"the true map of {subject.name} is unknown; only the synthetic cohort has velocities")
     try:
-        # Unpacked whole: nibabel alone stops before the checksum at the end, and a damaged field would pass for true.
-        content = gzip.decompress(Path(subject.velocity).read_bytes())
-        velocity = nib.Nifti1Image.from_bytes(content).get_fdata(dtype=np.float32)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
+        velocity = open_nifti(Path(subject.velocity))[0].read(np.float32)
+    except (OSError, ValueError, zlib.error, HeaderDataError) as error:
         raise CourseError(
             f"cannot read the velocity {subject.velocity}; remove the cohort and make it again"
         ) from error

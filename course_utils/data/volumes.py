@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from course_utils.data.formats import Opened, open_image, unreadable
 from course_utils.data.grids import Grid, by
+from course_utils.data.stored import Stored, slabs
 from course_utils.errors import CourseError
 
 THINNEST = 4
@@ -61,8 +63,9 @@ def read_volume(path: str | Path, dims: int = 3) -> Volume:
     opened = open_image(path)
     kept = _kept_axes(path, opened, dims)
     with np.errstate(over="ignore"):
-        array = _values(path, opened, kept).astype(np.float32)
-    _check_finite(path, array)
+        array = _values(path, opened, kept, np.float32)
+    if opened.fractional:
+        _check_finite(path, array)
     return Volume(torch.from_numpy(array)[None, None], _grid(opened, kept, dims), path, opened.header)
 
 
@@ -87,15 +90,9 @@ def read_labels(path: str | Path, dims: int = 3) -> Volume:
     header = opened.header
     if array.dtype.kind == "f":
         _check_finite(path, array)
-        whole = np.round(array)
-        if np.abs(array - whole).max(initial=0) > NEAR:
-            raise CourseError(
-                f"{path} has values that are no labels (0, 1, 2 ...): give a label map, not an image; one that was "
-                "resampled needs the nearest neighbour"
-            )
+        _round(path, array)
         if header.get_slope_inter() not in ((1.0, 0.0), (None, None)):
             header.set_data_dtype(np.int32)
-        array = whole
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     if low < 0 or high > np.iinfo(np.int64).max:
         raise CourseError(
@@ -137,11 +134,23 @@ def _kept_axes(path: Path, opened: Opened, dims: int) -> list[int]:
     raise CourseError(f"{path} of {by(stored)} voxels is not {dims}-D: choose a fitting data set or model")
 
 
-def _values(path: Path, opened: Opened, kept: Sequence[int]) -> NDArray:
+def read_stored(path: Path, opened: Opened, dtype: Any = None) -> NDArray:
+    """The values of a file that was opened, in memory of their own; as they are stored and scaled, or of a data type.
+
+    Raises:
+        CourseError: truncated, damaged, or larger than it can be.
+    """
     try:
-        array = np.asarray(opened.dataobj)
+        return opened.dataobj.read(dtype) if isinstance(opened.dataobj, Stored) else np.array(opened.dataobj, dtype)
+    except CourseError:
+        raise
     except Exception as error:  # nibabel, gzip and zlib each have their own words for a broken file
         raise unreadable(path, error) from error
+
+
+def _values(path: Path, opened: Opened, kept: Sequence[int], dtype: Any = None) -> NDArray:
+    """The values along the kept axes, see `read_stored`."""
+    array = read_stored(path, opened, dtype)
     array = array.reshape([opened.shape[axis] for axis in kept])
     return array.astype(np.uint8) if array.dtype == bool else array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -154,8 +163,20 @@ def _grid(opened: Opened, kept: Sequence[int], dims: int) -> Grid:
     return Grid(shape, opened.affine)
 
 
+def _round(path: Path, array: NDArray) -> None:
+    """Round labels where they lie, slab by slab: copies of a large map would not fit beside it."""
+    for slab in slabs(array.shape):
+        whole = np.round(array[slab])
+        if np.abs(array[slab] - whole).max(initial=0) > NEAR:
+            raise CourseError(
+                f"{path} has values that are no labels (0, 1, 2 ...): give a label map, not an image; one that was "
+                "resampled needs the nearest neighbour"
+            )
+        array[slab] = whole
+
+
 def _check_finite(path: Path, array: NDArray) -> None:
-    bad = int((~np.isfinite(array)).sum())
+    bad = sum(int((~np.isfinite(array[slab])).sum()) for slab in slabs(array.shape))
     if bad:
         raise CourseError(
             f"{path} has {bad} NaN or infinite voxels: repair it, with numpy.nan_to_num for example, or leave it out "

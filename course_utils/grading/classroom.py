@@ -10,6 +10,7 @@ from pathlib import Path
 
 from course_utils.data.cohorts import data_root, load_cohort
 from course_utils.errors import CourseError
+from course_utils.files import check_room
 from course_utils.grading import gradebook
 from course_utils.grading.assignments import Assignment, assignment_sources, read_assignment
 from course_utils.grading.engine import grade, processors
@@ -51,8 +52,7 @@ def grade_class(
             submissions not be graded.
     """
     _check_machine()
-    if out.is_file():
-        raise CourseError(f"{out} is a file: choose a folder for --out")
+    check_room(out)
     given = [Assignment(source.stem, read_assignment(source)) for source in assignment_sources(assignments)]
     found = find_submissions(submissions, [assignment.name for assignment in given])
     out.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from course_utils.errors import CourseError
 from course_utils.fields import edges, integrate
@@ -92,8 +93,12 @@ class NetworkSpec:
     architecture: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, seed: int = 0) -> RegistrationNetwork:
+    def build(self, seed: int = 0, device: str = "cpu") -> RegistrationNetwork:
         """The untrained network. The same seed gives the same weights, and the global generator is left alone.
+
+        Args:
+            seed: Of its first weights.
+            device: Where; on `"meta"` it has sizes and no memory.
 
         Raises:
             CourseError: there is no such architecture, or it does not take these arguments.
@@ -103,12 +108,22 @@ class NetworkSpec:
                 f"architecture={self.architecture!r} is not one of {', '.join(ARCHITECTURES)}: change it, or import "
                 "the module that defines it first"
             )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device(device), _ReadableSteps():
             torch.manual_seed(seed)
             try:
                 return ARCHITECTURES[self.architecture](**self.arguments)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
                 raise CourseError(f"a network '{self.architecture}' cannot be built ({error}): change it") from error
+
+
+class _ReadableSteps(TorchFunctionMode):
+    """Even steps, which MONAI's transformers read one by one while they are built, are on the CPU on any device."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        return func(*args, **(given | {"device": "cpu"} if func is torch.linspace else given))
 
 
 def architecture(name: str) -> Callable[[type[Network]], type[Network]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from course_utils.errors import CourseError
+from course_utils.plain import number
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,15 @@ class SmoothnessRange:
 
     @classmethod
     def of_objective(cls, described: Mapping[str, Any]) -> "SmoothnessRange | None":
-        """What a network was trained for, from `Objective.describe`; None where it was for one weight."""
+        """What a network was trained for, from `Objective.describe`; None where it was for one weight.
+
+        Raises:
+            CourseError: no two weights are told, or none that are a range.
+            ValueError: a weight is no number.
+        """
         told = described.get("smoothness")
-        return None if told is None else cls(float(told["low"]), float(told["high"]))
+        if told is None:
+            return None
+        if not isinstance(told, Mapping) or not {"low", "high"} <= set(told):
+            raise CourseError("the objective of this network names no range of smoothness: train it again")
+        return cls(number(told["low"], "smoothness.low"), number(told["high"], "smoothness.high"))

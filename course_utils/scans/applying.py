@@ -8,7 +8,6 @@ voxels.
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from course_utils.data.formats import ITK, RAS, nifti_header, simpleitk, suffix, unreadable
+from course_utils.data.formats import ITK, RAS, nifti_header, open_nifti, read_itk, simpleitk, suffix, unreadable
 from course_utils.data.grids import Grid, by
 from course_utils.data.resampling import sample
 from course_utils.data.volumes import Volume, check_place, read_labels, read_volume
 from course_utils.errors import CourseError, CourseWarning
-from course_utils.files import replacing
+from course_utils.files import check_room, replacing
 from course_utils.scans import writing
 from course_utils.scans.transform import Transform
 
@@ -96,18 +95,19 @@ def read_field(path: str | Path) -> Field:
 
 
 def _from_nifti(path: Path) -> tuple[NDArray, NDArray[np.float64], nib.Nifti1Header, str]:
-    image: Any = nib.load(path)
-    if image.ndim == 5 and image.shape[3:] == (1, 3):
-        return np.asarray(image.dataobj, np.float64)[:, :, :, 0], image.affine, image.header, "itk"
-    if image.ndim == 4 and image.shape[3] == 3:
-        return np.asarray(image.dataobj, np.float64), image.affine, image.header, "learn2reg"
+    stored, header = open_nifti(path)
+    affine = header.get_best_affine()
+    if len(stored.shape) == 5 and stored.shape[3:] == (1, 3):
+        return stored.read(np.float64)[:, :, :, 0], affine, header, "itk"
+    if len(stored.shape) == 4 and stored.shape[3] == 3:
+        return stored.read(np.float64), affine, header, "learn2reg"
     raise CourseError(
-        f"{path} of shape {by(image.shape)} is no displacement field: XxYxZx1x3 (ITK, ANTs) or XxYxZx3 (Learn2Reg) is"
+        f"{path} of shape {by(stored.shape)} is no displacement field: XxYxZx1x3 (ITK, ANTs) or XxYxZx3 (Learn2Reg) is"
     )
 
 
 def _from_itk(path: Path) -> tuple[NDArray, NDArray[np.float64], nib.Nifti1Header, str]:
-    image = simpleitk(path).ReadImage(str(path))
+    image = read_itk(path)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
         raise CourseError(f"{path} is no displacement field: a volume of vectors of three numbers is one")
     array = np.moveaxis(simpleitk(path).GetArrayFromImage(image), -1, 0).T  # z, y, x, c to x, y, z, c
@@ -199,6 +199,8 @@ def apply_files(
         writing.check_name(out, "--out")
     elif not out.parent.is_dir() or out.suffix != ".csv":
         raise CourseError(f"--out {out} is not the name of a CSV file in a folder that exists: change it")
+    else:
+        check_room(out.parent)
     moving = read_field(field)
     if points is not None:
         table = _read_points(Path(points))

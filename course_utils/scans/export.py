@@ -19,9 +19,10 @@ from course_utils.checkpoint import SAFETENSORS, Checkpoint
 from course_utils.data.card import DataCard
 from course_utils.data.recipe import Recipe
 from course_utils.errors import CourseError
-from course_utils.files import check_writable, replacing, save_tensors, sha256
+from course_utils.files import check_room, check_writable, replacing, save_tensors, sha256
 from course_utils.model_card import card, describe, passed_on
 from course_utils.networks import RegistrationNetwork
+from course_utils.plain import Unfit, settings
 from course_utils.scans.registration import register_files
 
 ONNX_OPSET = 20
@@ -104,7 +105,8 @@ def export_bundle(model: str | Path, out: str | Path, smoothness: float | None =
     of tensors.
 
     Raises:
-        CourseError: `model` is not a checkpoint, or `out` exists or cannot be written.
+        CourseError: `model` is not a checkpoint, or `out` exists or cannot be written; the network or its card holds a
+            text that MONAI would run or replace: what comes from them are constants.
 
     Source: MONAI bundle specification, https://docs.monai.io/en/stable/mb_specification.html.
     """
@@ -112,13 +114,20 @@ def export_bundle(model: str | Path, out: str | Path, smoothness: float | None =
     if out.exists():
         raise CourseError(f"{out} exists: remove it, or choose another folder for the bundle")
     checkpoint, description = Checkpoint.load(model).at(smoothness), describe(model, smoothness)
+    try:
+        metadata = settings(_metadata(description), "metadata")
+        own = settings(_of_network(checkpoint), "inference")
+    except Unfit as error:
+        raise CourseError(f"{model} cannot become a bundle ({error}): rename it, and train again") from error
     with replacing(out) as partial:
         for folder in ("configs", "models", "docs"):
             (partial / folder).mkdir(parents=True, exist_ok=True)
         weights = partial / "models" / "model.pt"
         save_tensors(PairNetwork(checkpoint.model()).state_dict(), weights)
-        description |= {"weights": "models/model.pt", "sha256": sha256(weights)}
-        for name, content in (("metadata", _metadata(description)), ("inference", _inference(checkpoint))):
+        of_weights = {"weights": "models/model.pt", "sha256": sha256(weights)}
+        description |= of_weights
+        metadata["course_utils"] |= of_weights
+        for name, content in (("metadata", metadata), ("inference", _inference(own))):
             (partial / "configs" / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
         use = BUNDLE_USE if len(checkpoint.card.recipe.shape) == 3 else SLICES_USE
         (partial / "docs" / "README.md").write_text(card(description, use))
@@ -215,7 +224,17 @@ def run_bundle(
     )
 
 
-def _inference(checkpoint: Checkpoint) -> dict[str, Any]:
+def _of_network(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All that the configuration of a bundle holds of a checkpoint: constants."""
+    return {
+        "architecture": checkpoint.network.architecture,
+        "arguments": dict(checkpoint.network.arguments),
+        "recipe": checkpoint.card.recipe.to_dict(),
+    }
+
+
+def _inference(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a bundle: expressions of the course, and what `_of_network` gave, checked."""
     shared = {
         "imports": [
             "$import numpy",
@@ -228,9 +247,7 @@ def _inference(checkpoint: Checkpoint) -> dict[str, Any]:
         "moving": "moving.nii.gz",
         "fixed": "fixed.nii.gz",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-        "architecture": checkpoint.network.architecture,
-        "arguments": dict(checkpoint.network.arguments),
-        "recipe": checkpoint.card.recipe.to_dict(),
+        **own,
         "network_def": {
             "_target_": "course_utils.scans.export.PairNetwork",
             "network": "$NetworkSpec(@architecture, @arguments).build()",
@@ -238,7 +255,7 @@ def _inference(checkpoint: Checkpoint) -> dict[str, Any]:
         "network": "$@network_def.to(@device).eval().requires_grad_(False)",
     }
     load = "$@network.load_state_dict(torch.load(@bundle_root + '/models/model.pt', @device, weights_only=True))"
-    if len(checkpoint.card.recipe.shape) == 3:
+    if len(own["recipe"]["shape"]) == 3:
         return shared | {
             "moved": "$@bundle_root + '/moved.nii.gz'",
             "warp": "$@bundle_root + '/warp.nii.gz'",
@@ -299,4 +316,6 @@ def export(model: str | Path, out: str | Path, file_format: str = "bundle", *, s
         check_writable(out, f"model.{file_format}")
     elif not out.parent.is_dir():
         raise CourseError(f"{out.parent} is not a folder: make it, or choose another --out")
+    else:
+        check_room(out.parent)
     FORMATS[file_format](model, out, smoothness)

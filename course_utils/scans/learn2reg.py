@@ -11,20 +11,18 @@ import gzip
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from course_utils.checkpoint import Checkpoint
 from course_utils.data.cohorts import load_cohort
+from course_utils.data.formats import Opened, open_image
 from course_utils.data.pairs import Cohort, Pair, Subject
 from course_utils.data.recipe import Recipe
 from course_utils.errors import CourseError
@@ -33,8 +31,6 @@ from course_utils.networks import RegistrationNetwork
 from course_utils.progress import track
 from course_utils.scans.transform import Transform
 
-UNREADABLE = (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile, ImageFileError)
-"""What zipfile, gzip, NumPy and nibabel raise for a file that is broken or something else."""
 FORMATS = ("nii.gz", "npz")
 """What a field may be written as: NIfTI, or NumPy's archive with the array under its default name `arr_0`."""
 
@@ -172,7 +168,7 @@ def write_submission(
             field = predict(network, recipe, pair, cohort.info.shape)
             archive.writestr(
                 zipfile.ZipInfo(name),
-                _encode(field, file_format, open_nifti(pair.fixed.image, cohort.info.shape).affine),
+                _encode(field, file_format, open_on_grid(pair.fixed.image, cohort.info.shape).affine),
             )
     return names
 
@@ -217,7 +213,7 @@ def predict(network: RegistrationNetwork, recipe: Recipe, pair: Pair, shape: Seq
     """
     device = next(network.parameters()).device
     for subject in (pair.fixed, pair.moving):
-        open_nifti(subject.image, shape)
+        open_on_grid(subject.image, shape)
     fixed, moving = (recipe.read_image(subject.image) for subject in (pair.fixed, pair.moving))
     moving = replace(moving, grid=fixed.grid)
     grid = recipe.grid(fixed.grid, whole=True)
@@ -236,7 +232,7 @@ def predict(network: RegistrationNetwork, recipe: Recipe, pair: Pair, shape: Seq
     return field.movedim(0, -1).numpy()
 
 
-def _encode(field: np.ndarray, file_format: str, affine: np.ndarray) -> bytes:
+def _encode(field: np.ndarray, file_format: str, affine: np.ndarray | None) -> bytes:
     if file_format == "npz":
         buffer = io.BytesIO()
         np.savez_compressed(buffer, field)
@@ -245,12 +241,9 @@ def _encode(field: np.ndarray, file_format: str, affine: np.ndarray) -> bytes:
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)  # noise of a mantissa hardly compresses
 
 
-def open_nifti(path: Path, shape: Sequence[int]) -> Any:
-    """An image whose voxels have not been read yet; refused if it is not of this shape."""
-    try:
-        image: Any = nibabel.load(path)
-    except UNREADABLE as error:
-        raise CourseError(f"{path} cannot be read as NIfTI ({error}): restore it from the archive") from error
+def open_on_grid(path: Path, shape: Sequence[int]) -> Opened:
+    """An image whose voxels have not been read yet; refused if it cannot be read, or is not of this shape."""
+    image = open_image(path)
     if image.shape != tuple(shape):
         raise CourseError(f"{path} has shape {image.shape} and the task {tuple(shape)}: restore it from the archive")
     return image

@@ -4,15 +4,13 @@ Source: Hering et al., Learn2Reg: comprehensive multi-task medical image registr
 and its public evaluation code, https://github.com/MDL-UzL/L2R.
 """
 
-import gzip
-import io
+import tempfile
 import zipfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import nibabel
 import numpy as np
 import pandas as pd
 import torch
@@ -20,16 +18,18 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from course_utils import metrics
 from course_utils.data.cohorts import load_cohort
+from course_utils.data.formats import open_nifti
 from course_utils.data.pairs import Cohort, Pair, Subject
+from course_utils.data.volumes import read_stored
+from course_utils.data.zipped import member_file, opened_arrays, opened_zip
 from course_utils.errors import CourseError
 from course_utils.files import check_writable, replacing
 from course_utils.scans.learn2reg import (
     FORMATS,
-    UNREADABLE,
     case_and_channel,
     field_name,
     official_pairs,
-    open_nifti,
+    open_on_grid,
 )
 
 
@@ -76,14 +76,10 @@ def evaluate_submission(submission: str | Path, cohort: Cohort, split: str = "va
     """
     rows: list[dict[str, Any]] = []
     pairs = official_pairs(cohort, split)
+    shape = (*cohort.info.shape, len(cohort.info.shape))
     with _opened(Path(submission)) as fields:
         for pair in pairs:
-            field = _find_field(fields, pair, Path(submission))
-            if field.shape != (*cohort.info.shape, len(cohort.info.shape)):
-                raise CourseError(
-                    f"{submission}: the field of {pair.name} has shape {field.shape}, not "
-                    f"{(*cohort.info.shape, len(cohort.info.shape))}: write fields on the task's own grid"
-                )
+            field = _find_field(fields, pair, Path(submission), shape)
             if not np.isfinite(field).all():
                 raise CourseError(f"{submission}: the field of {pair.name} holds NaN or infinity: register it again")
             rows += _measure(pair, field, cohort)
@@ -150,30 +146,48 @@ def _read_label(subject: Subject, shape: Sequence[int]) -> np.ndarray:
     path = subject.label
     if path is None:
         raise CourseError(f"{subject.image} has no label: only pairs with labels can be measured")
-    image = open_nifti(path, shape)
-    try:
-        return np.asarray(image.dataobj)
-    except UNREADABLE as error:
-        raise CourseError(f"{path} cannot be read as NIfTI ({error}): restore it from the archive") from error
+    return read_stored(path, open_on_grid(path, shape))
 
 
 @contextmanager
-def _opened(submission: Path) -> Generator[dict[str, Any]]:
-    """Names of the fields in a ZIP file or folder, each with what reads its bytes."""
+def _opened(submission: Path) -> Generator[dict[str, Callable[[Path], Path]]]:
+    """Names of the fields in a ZIP file or folder, each with what brings its file into a folder, or says where it is.
+
+    Raises:
+        CourseError: there is no such file, or none of ZIP; two fields of one name.
+    """
     if submission.is_dir():
-        yield {path.name: path.read_bytes for path in submission.rglob("disp_*")}
+        files = [path for path in sorted(submission.rglob("disp_*")) if path.is_file()]
+        _check_names(submission, [path.name for path in files])
+        yield {path.name: lambda scratch, path=path: path for path in files}
         return
     if not submission.exists():
         raise CourseError(f"{submission} does not exist: name a ZIP file or a folder of fields")
     try:
-        archive = zipfile.ZipFile(submission)
+        with opened_zip(submission) as (archive, members):
+            names = {name: PurePosixPath(name).name for name in members if "__MACOSX" not in name}
+            _check_names(submission, [name for name in names.values() if name.startswith("disp_")])
+
+            def unpack(scratch: Path, full: str) -> Path:
+                path = scratch / f"field{''.join(PurePosixPath(full).suffixes[-2:])}"
+                with path.open("wb") as file:
+                    member_file(archive, submission, members[full], file)
+                return path
+
+            yield {name: lambda scratch, full=full: unpack(scratch, full) for full, name in names.items()}
     except (OSError, zipfile.BadZipFile) as error:
         raise CourseError(f"{submission} cannot be read as ZIP ({error}): name a ZIP file or a folder") from error
-    with archive:
-        yield {PurePosixPath(name).name: lambda name=name: archive.read(name) for name in archive.namelist()}
 
 
-def _find_field(fields: dict[str, Any], pair: Pair, submission: Path) -> np.ndarray:
+def _check_names(submission: Path, names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise CourseError(f"{submission} holds two files called {twice}: leave one of them out")
+
+
+def _find_field(
+    fields: dict[str, Callable[[Path], Path]], pair: Pair, submission: Path, shape: tuple[int, ...]
+) -> np.ndarray:
     channels = case_and_channel(pair.fixed)[1], case_and_channel(pair.moving)[1]
     names = [field_name(pair)]
     if channels[0] == channels[1] or channels == ("0000", "0001"):  # elsewhere it would name two pairs
@@ -181,10 +195,24 @@ def _find_field(fields: dict[str, Any], pair: Pair, submission: Path) -> np.ndar
     found = next((f"{name}.{suffix}" for name in names for suffix in FORMATS if f"{name}.{suffix}" in fields), None)
     if found is None:
         raise CourseError(f"{submission} holds no {names[0]}.nii.gz: write a field for every official pair")
-    try:
-        content = fields[found]()
-        if found.endswith(".npz"):
-            return np.load(io.BytesIO(content), allow_pickle=False)["arr_0"].astype(np.float32)
-        return nibabel.Nifti1Image.from_bytes(gzip.decompress(content)).get_fdata()
-    except UNREADABLE as error:
-        raise CourseError(f"{submission}: {found} cannot be read ({error}): write it again") from error
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            path = fields[found](Path(scratch))
+            if found.endswith(".npz"):
+                with opened_arrays(path) as arrays:
+                    field = arrays["arr_0"].read().astype(np.float32)
+                stored = field.shape
+            else:
+                voxels = open_nifti(path)[0]
+                stored = voxels.shape
+                field = voxels.read(np.float64) if stored == shape else None
+        except CourseError as error:
+            raise CourseError(f"{submission}: {found} cannot be read ({error}): write it again") from error
+        except Exception as error:  # zipfile, gzip, NumPy and nibabel each have their own words for a broken file
+            raise CourseError(f"{submission}: {found} cannot be read ({error!s:.120}): write it again") from error
+    if field is None or stored != shape:
+        raise CourseError(
+            f"{submission}: the field of {pair.name} has shape {stored}, not {shape}: write fields on the task's own "
+            "grid"
+        )
+    return field

@@ -10,7 +10,7 @@ import pandas as pd
 
 from course_utils.data.pairs import Pair
 from course_utils.errors import CourseError
-from course_utils.files import replacing
+from course_utils.files import check_room, replacing
 from course_utils.progress import track
 from course_utils.scans.registration import network_of, register_files
 from course_utils.scans.results import RESULTS
@@ -57,10 +57,8 @@ def register_pairs(
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise CourseError(f"{folder} is not an empty folder: choose another for the results, or empty it")
     checkpoint = network_of(model, smoothness)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CourseError(f"{folder} cannot be made ({error.strerror}): choose another folder") from error
+    check_room(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for pair in track(pairs, "registering", len(pairs), show=progress):
         wanted = [name for name in write if name != "moved_label" or pair.moving.label is not None]

@@ -6,7 +6,6 @@ store fields so.
 
 import gzip
 import os
-import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +18,7 @@ from course_utils.data.formats import ITK, MGH, RAS, WRITABLE, simpleitk, suffix
 from course_utils.data.grids import Grid
 from course_utils.data.volumes import Volume
 from course_utils.errors import CourseError
+from course_utils.files import check_room
 
 LPS = RAS[:3, :3]
 MGH_TYPES = (np.uint8, np.int16, np.int32, np.float32)
@@ -107,13 +107,7 @@ def check_name(path: Path, option: str) -> None:
         raise CourseError(f"{path.parent} is not a folder: make it, or choose another {option}")
     if path.is_dir():
         raise CourseError(f"{path} is a folder: name a file in it for {option}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise CourseError(
-            f"{path.parent} cannot be written ({error.strerror}): choose another folder for {option}"
-        ) from error
+    check_room(path.parent, option)
 
 
 def save(image: nib.Nifti1Image, partial: Path, name: Path) -> None:

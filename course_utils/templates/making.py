@@ -15,6 +15,7 @@ from course_utils.data.loading import LoadedSubjects, load_subjects
 from course_utils.data.pairs import Cohort, Subject
 from course_utils.errors import CourseError
 from course_utils.fields import warp
+from course_utils.files import check_room
 from course_utils.losses import one_hot
 from course_utils.networks import Registration, TemplateNetwork
 from course_utils.objectives import TemplateObjective
@@ -78,6 +79,7 @@ def learnt(
     Raises:
         CourseError: the table of attributes lacks something or there is no such attribute; whatever `fit` raises.
     """
+    check_room(out)
     cohort.distinct_pairs("train", 1), cohort.distinct_pairs("val", 1)  # raise where there are none
     trained = (*cohort.splits["train"], *cohort.splits["val"])
     attributes = None if conditions is None else read_attributes(conditions.table, trained)
@@ -146,6 +148,7 @@ def averaged(
     """
     if checkpoint is None and not iterations:
         raise CourseError("without a network or --iterations there is nothing that registers: give one of them")
+    check_room(out)
     recipe = cohort.info.recipe if checkpoint is None else checkpoint.card.recipe
     loaded = load_subjects(cohort.subjects, recipe, cache_of(cohort, root), progress=progress)
     cohort = cohort.without(loaded.failed)

@@ -14,6 +14,7 @@ from course_utils.data.augmentation import Augmentation, AugmentedPairs
 from course_utils.data.cohorts import Cohort, data_root
 from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.errors import CourseError, CourseWarning
+from course_utils.files import check_room
 from course_utils.model_card import write_card
 from course_utils.networks import NetworkSpec
 from course_utils.objectives import Objective
@@ -60,6 +61,7 @@ def train_cohort(
         CourseError: a split is too small to pair, the start is a network of another dimension, the grid is too
             small for the network, and whatever `fit` raises.
     """
+    check_room(Path(out))
     cohort = _with_what_it_needs(cohort, objective)
     # These raise where there are none, before anything is loaded.
     cohort.training_pairs(), cohort.distinct_pairs("val", VALIDATION_PAIRS)

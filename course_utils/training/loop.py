@@ -26,8 +26,10 @@ from course_utils.data.loading import PairDataset, loader
 from course_utils.errors import CourseError
 from course_utils.fields import warp
 from course_utils.files import replacing
+from course_utils.locks import locked
 from course_utils.networks import RegistrationNetwork
 from course_utils.objectives import Objective, Outcome
+from course_utils.plain import number, settings
 from course_utils.schedule import half_cosine, warm_up
 from course_utils.seeds import seed_of
 from course_utils.training.config import TrainConfig, precision
@@ -108,10 +110,18 @@ def fit(
         raise CourseError(f"the objective needs {', '.join(missing)} and the training pairs have none: add them")
     run = _TrainingRun(model, objective, config, Path(out), card, torch.device(device), hooks)
     model.check_grid(first["fixed"].shape[1:])
+    run.check_folder(resume)
+    with alone(run.out):
+        return _run_to_its_end(run, train, validation, stop, workers, resume)
+
+
+def _run_to_its_end(
+    run: "_TrainingRun", train: PairDataset, validation: PairDataset, stop: int, workers: int, resume: bool
+) -> Result:
     run.resume() if resume else run.begin()
     with run.watched(), _ctrl_c() as interrupted:
         # Within _ctrl_c, so that processes that load pairs leave Ctrl-C to this one.
-        batches = iter(loader(train, config.batch_size, run.step * config.batch_size, stop, workers))
+        batches = iter(loader(train, run.config.batch_size, run.step * run.config.batch_size, stop, workers))
         while run.progress < 1:
             batch = next(batches, None)
             if batch is None:
@@ -131,6 +141,19 @@ def fit(
         pd.DataFrame(run.history).to_csv(partial, index=False)
     best = Checkpoint.load(run.out / "best.pt").model().to(run.device)
     return Result(best, pd.DataFrame(run.history), run.out / "best.pt", run.out / "last.pt")
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Generator[None]:
+    """Two runs in one folder would write their steps over each other's: the second ends in CourseError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            mine = stack.enter_context(locked(out / ".running", wait=False))
+        except OSError as error:
+            raise CourseError(f"{out} cannot be written ({error.strerror}): choose another folder") from error
+        if not mine:
+            raise CourseError(f"another process trains in {out}: wait for its end, or choose another folder")
+        yield
 
 
 class _TrainingRun:
@@ -169,20 +192,25 @@ class _TrainingRun:
 
     # --- beginning, saving, going on ---
 
-    def begin(self) -> None:
-        if (self.out / "last.pt").exists():
+    def check_folder(self, resume: bool) -> None:
+        """Make the folder of a new run; raise CourseError where it cannot be, holds one already, or none to resume."""
+        if resume and not (self.out / "last.pt").is_file():
+            raise CourseError(f"{self.out} holds no run to resume: begin one there, or name its folder")
+        if not resume and (self.out / "last.pt").exists():
             raise CourseError(f"{self.out} holds a run already: resume it, or choose another folder")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CourseError(f"{self.out} cannot be made ({error.strerror}): choose another folder") from error
+
+    def begin(self) -> None:
+        # Again, now that nobody else begins here.
+        self.check_folder(resume=False)
         self.save("last.pt")
         self.started = time.monotonic()
 
     def resume(self) -> None:
         path = self.out / "last.pt"
-        if not path.is_file():
-            raise CourseError(f"{self.out} holds no run to resume: begin one there, or name its folder")
         state = read_state(path)
         mine, its = self._options(self._checkpoint()), self._options(Checkpoint.from_dict(state, path))
         was = ", ".join(f"{name}={its.get(name)!r}" for name in {**mine, **its} if its.get(name) != mine.get(name))
@@ -190,16 +218,24 @@ class _TrainingRun:
             raise CourseError(
                 f"the run in {self.out} was begun with {was}: resume it with that, or start another folder"
             )
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise CourseError(f"{path} holds no run that can go on ({error!s:.200}): start another folder") from error
+        self.started = self.saved_at = time.monotonic()
+        self.started -= self.seconds
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["weights"])
         self.step, self.score, self.metrics = state["step"], state["score"], state["metrics"]
         run = state["run"]
         self.optimizer.load_state_dict(run["optimizer"])
         if run["scaler"]:  # empty where the run was begun without float16
             self.scaler.load_state_dict(run["scaler"])
-        self.seconds, self.history, self.best_score = run["seconds"], run["history"], run["best_score"]
-        self.next_validation, self.excess = run["next_validation"], run["excess"]
-        self.started = self.saved_at = time.monotonic()
-        self.started -= self.seconds
+        self.history = [settings(row, "history") for row in run["history"]]
+        self.seconds, self.best_score, self.next_validation, self.excess = (
+            float(number(run[name], name)) for name in ("seconds", "best_score", "next_validation", "excess")
+        )
 
     @staticmethod
     def _options(checkpoint: Checkpoint) -> dict[str, Any]:
