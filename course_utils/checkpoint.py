@@ -229,6 +229,8 @@ def read_state(path: str | Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except CourseError:
         raise
+    except MemoryError as error:
+        raise CourseError(f"{path} needs more memory than is left here: close other programs") from error
     except Exception as error:  # pickle, zip and torch each have their own words for a file that is none of theirs
         raise CourseError(
             f"{path} is damaged or no checkpoint of plain tensors: train again, or use another that `train` wrote"

@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import os
-import resource
 import struct
 import sys
 import tarfile
@@ -32,6 +31,7 @@ from course_utils.data.pair_files import pairs_from_csv
 from course_utils.data.registry import read_registry
 from course_utils.data.volumes import read_image, read_labels
 from course_utils.errors import CourseError
+from course_utils.memory import most_memory
 from course_utils.scans import learn2reg_evaluation
 from course_utils.scans.applying import read_field
 from tests.checkpoints import SLICES, checkpoint
@@ -391,7 +391,7 @@ def main(folder):
 
     timed("dataset.json", lambda tried: fuzz_values(whole, tried, read_task, "Blobs_dataset.json", TASK))
     timed("values of a checkpoint", lambda tried: fuzz_checkpoints(folder, tried))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = most_memory()
     print(json.dumps({"peak": peak, "ran": os.path.exists("RAN"), "tried": {n: vars(t) for n, t in found.items()}}))
 
 

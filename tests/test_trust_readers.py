@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from course_utils.data import download as downloading
+from course_utils.data import formats
 from course_utils.data.download import download, extract
 from course_utils.data.formats import open_image
 from course_utils.data.registry import read_registry
@@ -409,3 +410,14 @@ def test_a_second_run_in_a_folder_ends_in_one_line(tmp_path):
     with alone(tmp_path):
         assert (tmp_path / ".running").exists()
     assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_memory_that_runs_out_is_not_blamed_on_the_file(tmp_path, monkeypatch):
+    path = saved(tmp_path)
+
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(formats, "open_nifti", no_memory)
+    with pytest.raises(CourseError, match=f"{path.name} needs more memory than is left here: crop or resample it"):
+        read_image(path)

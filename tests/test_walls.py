@@ -14,7 +14,7 @@ FLOORS = [
     {"course_utils"},  # its version
     {"errors"},
     {"plain", "sealed"},
-    {"files", "locks", "places", "progress", "fields", "schedule", "seeds"},
+    {"files", "locks", "memory", "places", "progress", "fields", "schedule", "seeds"},
     {"losses", "metrics", "consistency", "uncertainty", "shipped"},
     {"networks", "plotting", "data"},
     {"objectives", "checkpoint", "session"},

@@ -39,7 +39,7 @@ def in_one_line(
 
     @functools.wraps(function)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
-        code = 2
+        code, cause = 2, None
         try:
             return function(*args, **kwargs)
         except CourseError as error:
@@ -47,7 +47,7 @@ def in_one_line(
             if verbose():
                 traceback.print_exc()
         except KeyboardInterrupt as stop:
-            message = str(stop) or STOPPED
+            message, cause = str(stop) or STOPPED, stop
         except Exception as error:
             if type(error).__module__.startswith(("typer", "click")):  # how these end a command
                 raise
@@ -56,6 +56,6 @@ def in_one_line(
             told = f"{type(error).__name__}: {error}"
             message, code = f"{told} (a fault of this program; --verbose before the command shows where)", 1
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
-        raise typer.Exit(code)
+        raise typer.Exit(code) from cause
 
     return wrapped

@@ -23,6 +23,13 @@ def raise_at_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def is_of_ctrl_c(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it came of, is Ctrl-C's."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _end(signum: int, frame: FrameType | None) -> None:
     os.write(2, f"error: {STOPPED}\n".encode())
     os._exit(2)

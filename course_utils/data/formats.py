@@ -120,7 +120,9 @@ def holds_label(path: Path) -> bool:
 
 
 def unreadable(path: Path, error: Exception) -> CourseError:
-    """What to say of a file that its format's own package cannot read."""
+    """What to say of a file that its format's own package cannot read, or for which no memory is left."""
+    if isinstance(error, MemoryError):
+        return CourseError(f"{path} needs more memory than is left here: crop or resample it, or close other programs")
     reason = " ".join(str(error).split())[:120]
     return CourseError(
         f"{path} cannot be read as an image ({reason}): truncated or another format; restore or convert it, or leave "

@@ -33,8 +33,9 @@ def load_subject(subject: Subject, recipe: Recipe) -> dict[str, Tensor]:
     try:
         return recipe.load(subject.image, subject.label)
     except (RuntimeError, MemoryError) as error:  # a volume of absurd size, say
+        reason = str(error) or "no memory is left"
         raise CourseError(
-            f"{subject.image} cannot be prepared ({error}): repair it, or leave the subject out"
+            f"{subject.image} cannot be prepared ({reason}): repair it, or leave the subject out"
         ) from error
 
 

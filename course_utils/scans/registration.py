@@ -5,7 +5,6 @@ each image is interpolated once, on the grid that it is written on.
 """
 
 import contextlib
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from course_utils.data.resampling import resample
 from course_utils.data.volumes import Volume, check_fits, read_image, read_label, read_labels
 from course_utils.errors import CourseError, CourseWarning
 from course_utils.files import replacing
+from course_utils.memory import most_memory
 from course_utils.networks import Probabilistic, Registration
 from course_utils.objectives import NCC, SIMILARITIES
 from course_utils.scans import writing
@@ -444,11 +444,4 @@ def deform(
 
 
 def _peak_memory(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return None
-    import resource  # Windows has no such module
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else most_memory()

@@ -17,7 +17,6 @@ times in turn, each time in a process of its own (which also makes its peak memo
 
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -46,6 +45,7 @@ from course_utils.data.resampling import resample
 from course_utils.data.synthetic import make_cohort
 from course_utils.data.volumes import read_image
 from course_utils.evaluation import evaluate, summarise
+from course_utils.memory import most_memory
 from course_utils.networks import NetworkSpec, Registration, VoxelMorph
 from course_utils.objectives import pair_objective
 from course_utils.scans.optimise import optimise
@@ -187,8 +187,7 @@ def measure(name: str, dataset: str, seconds: float) -> None:
 def _peak(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return (most_memory() or math.nan) / 1e6
 
 
 @app.command()

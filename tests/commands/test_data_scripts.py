@@ -113,13 +113,13 @@ def test_no_network_and_unknown_names(tmp_path):
     assert code == 2 and "registry" in the_error(err)
 
 
-class Endless(BaseHTTPRequestHandler):
+class Slow(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
     def do_GET(self):
         self.send_response(200)
-        self.send_header("Content-Length", str(10**9))
+        self.send_header("Content-Length", str(27 * 10**6))  # what the registry expects
         self.end_headers()
         try:
             while True:
@@ -130,7 +130,7 @@ class Endless(BaseHTTPRequestHandler):
 
 
 def test_ctrl_c_ends_in_one_line_and_keeps_what_came(tmp_path):
-    server = serve(Endless)
+    server = serve(Slow)
     process = start("download_learn2reg", "hippocampus", "--data-root", tmp_path, "--mirror", f"{server.url}/a.tar")
     part = tmp_path / "a.tar.part"
     deadline = time.monotonic() + 60

@@ -57,6 +57,17 @@ def test_ctrl_c_at_any_moment(tmp_path, seconds):
     assert "top" in err.splitlines()[-1]  # stopped, or training stopped at a step
 
 
+def test_after_ctrl_c_nothing_is_waited_for(tmp_path):
+    """What aborts a process as Python ends, as a library's thread may, has no part in it any more."""
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.abort)\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    process = subprocess.Popen([*TRAIN, tmp_path / "run"], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    assert process.stderr is not None and process.stderr.readline().startswith("Built-in cohort")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and err.splitlines()[-1].startswith("error: ") and "top" in err
+
+
 @pytest.mark.parametrize("before", [signal.SIG_IGN, signal.default_int_handler])
 def test_what_a_program_in_the_background_ignores_stays_ignored(before):
     own = signal.signal(signal.SIGINT, before)
