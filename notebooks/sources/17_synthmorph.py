@@ -533,7 +533,7 @@ else:
 # - **Yes: a network learns to register brains without seeing one**, from outlines of brains and even from shapes without a meaning. It
 #   is nearly as good in one contrast as in another, where a network of real images falls below doing nothing.
 # - **The price is on the home ground.** On T1 with T1 the network that trained on T1 is ahead. If your scanner does not change, train on
-#   its images. How far longer training closes the gap is measured in [results](../docs/results.md).
+#   its images. [Results](../docs/results.md) has three seeds of each network, and how far longer training closes the gap.
 # - **Ask what the architecture already knows.** That equal images stay where they are, and that an edge is an edge in a negative too:
 #   what is built in need not be painted. Edges lift both kinds of network in the worst contrast; the specialist pays for them on its
 #   home ground, as the first column of the summary says.
