@@ -36,10 +36,12 @@ class Figure(matplotlib.figure.Figure):
     nbconvert writes the text into the pages that it makes; screen readers read it there.
     """
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, bytes], dict[str, dict[str, str]]]:
+        # Not _repr_png_: where pyplot was imported, IPython draws every figure in a way of its own, and takes from here
+        # no more than the text.
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=self.dpi, bbox_inches="tight")
-        return buffer.getvalue(), {"alt": alt_text(self)}
+        return {"image/png": buffer.getvalue()}, {"image/png": {"alt": alt_text(self)}}
 
 
 def looks(count: int, colours: Sequence[str] = COLOURS) -> list[tuple[str, LineStyleType]]:
