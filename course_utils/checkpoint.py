@@ -75,8 +75,8 @@ class Checkpoint:
     def knows_labels(self) -> bool:
         """Whether labels took part in its training: it then knows more than two images show."""
         maps = self.objective.get("label_maps")
-        if maps is not None:  # SynthMorph's: of people, or shapes without a meaning
-            return maps["term"] == "Subjects"
+        if isinstance(maps, Mapping):  # SynthMorph's: of people, or shapes without a meaning
+            return maps.get("term") == "Subjects"
         return "overlap" in self.objective or "painting" in self.objective
 
     @property

@@ -20,7 +20,7 @@ import tempfile
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -388,19 +388,24 @@ def _lend_data(folder: Path) -> None:
         (folder / "data" / path.name).symlink_to(path, target_is_directory=path.is_dir())
 
 
-@app.command()
-def build(numbers: Numbers = None, dataset: Dataset = "synthetic") -> None:
-    """Execute sources and write their notebooks; without numbers, the assignments' students' notebooks too."""
-    for source in [] if numbers else assignments():
-        print(f"assignments/{write_student_version(source).name}")
+def _make_each(numbers: list[str] | None, dataset: str, make: Callable[[Path, Path], Path]) -> None:
+    """Let `make` make a file of each source, given a folder to execute it in, and print which and how long it took."""
     with tempfile.TemporaryDirectory(prefix="course-") as temporary:
         folder = Path(temporary).resolve()
         if dataset != "synthetic":
             _lend_data(folder)
         for source in _chosen(numbers or []):
             began = time.perf_counter()
-            target = write(source, folder, dataset)
+            target = make(source, folder)
             print(f"{target.name}: {time.perf_counter() - began:.0f} s, {target.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def build(numbers: Numbers = None, dataset: Dataset = "synthetic") -> None:
+    """Execute sources and write their notebooks; without numbers, the assignments' students' notebooks too."""
+    for source in [] if numbers else assignments():
+        print(f"assignments/{write_student_version(source).name}")
+    _make_each(numbers, dataset, lambda source, folder: write(source, folder, dataset))
 
 
 @app.command()
@@ -412,15 +417,13 @@ def repeat(
 ) -> None:
     """Execute pages from another seed, beside the stored ones: do their assertions hold, and by how much?"""
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="course-") as temporary:
-        folder = Path(temporary).resolve()
-        if dataset != "synthetic":
-            _lend_data(folder)
-        for source in _chosen(numbers or []):
-            began = time.perf_counter()
-            target = out / f"{source.stem}_{dataset}_{seed}.ipynb"
-            nbformat.write(execute(source, folder, dataset, seed), target)
-            print(f"{target}: {time.perf_counter() - began:.0f} s")
+
+    def executed(source: Path, folder: Path) -> Path:
+        target = out / f"{source.stem}_{dataset}_{seed}.ipynb"
+        nbformat.write(execute(source, folder, dataset, seed), target)
+        return target
+
+    _make_each(numbers, dataset, executed)
 
 
 @app.command()

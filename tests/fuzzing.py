@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 
 from course_utils.checkpoint import Checkpoint
 from course_utils.data.cohorts import load_cohort
-from course_utils.data.download import extract
 from course_utils.data.pair_files import pairs_from_csv
 from course_utils.data.registry import read_registry
+from course_utils.data.unpacking import extract
 from course_utils.data.volumes import read_image, read_labels
 from course_utils.errors import CourseError
 from course_utils.memory import most_memory

@@ -17,8 +17,8 @@ from course_utils.fields import warp
 from course_utils.losses import mi_loss, mind, mind_loss
 from course_utils.networks import Registration
 from course_utils.objectives import MI, MIND, pair_objective
+from course_utils.scans.mapping import deform
 from course_utils.scans.optimise import instance_objective, optimise
-from course_utils.scans.registration import deform
 
 SHAPES = {2: (24, 30), 3: (12, 15, 10)}
 both = pytest.mark.parametrize("dims", [2, 3])

@@ -20,15 +20,16 @@ import numpy as np
 import pytest
 
 from course_utils.data import download as downloading
-from course_utils.data import formats
-from course_utils.data.download import download, extract
+from course_utils.data import formats, unpacking
+from course_utils.data.download import download
 from course_utils.data.formats import open_image
 from course_utils.data.registry import read_registry
+from course_utils.data.unpacking import extract
 from course_utils.data.volumes import read_image, read_labels, read_stored, read_volume
 from course_utils.errors import CourseError
 from course_utils.files import check_room, check_writable
 from course_utils.locks import locked
-from course_utils.training.loop import alone
+from course_utils.training.loop import only_run_in
 from notebooks.build import ROOT
 
 # --- every reader, at random ------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ def test_two_members_of_one_name_are_refused(tmp_path, pack, names):
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_an_archive_that_unpacks_to_more_than_scans_do_is_refused_before_it_fills_the_disk(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(downloading, "SMALL", 10**6)
+    monkeypatch.setattr(unpacking, "SMALL", 10**6)
     path = tmp_path / "a.archive"
     if kind == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
@@ -405,9 +406,9 @@ def test_every_command_tries_its_folder_before_it_reads_anything():
 def test_a_second_run_in_a_folder_ends_in_one_line(tmp_path):
     (tmp_path / "last.pt").touch()
     told = "another process trains in"
-    with locked(tmp_path / ".running", wait=False), pytest.raises(CourseError, match=told), alone(tmp_path):
+    with locked(tmp_path / ".running", wait=False), pytest.raises(CourseError, match=told), only_run_in(tmp_path):
         pass
-    with alone(tmp_path):
+    with only_run_in(tmp_path):
         assert (tmp_path / ".running").exists()
     assert os.listdir(tmp_path) == ["last.pt"]
 

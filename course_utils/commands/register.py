@@ -13,7 +13,8 @@ from course_utils.errors import CourseError
 from course_utils.objectives import SIMILARITIES
 from course_utils.scans import affine as alignment
 from course_utils.scans.many_pairs import TABLE, register_pairs
-from course_utils.scans.registration import FURTHER_ITERATIONS, ITERATIONS, SAMPLES, SIMILARITY, register_files
+from course_utils.scans.mapping import FURTHER_ITERATIONS, ITERATIONS, SIMILARITY
+from course_utils.scans.registration import SAMPLES, register_files
 from course_utils.scans.results import LAYOUTS
 
 AffineSimilarity = StrEnum("AffineSimilarity", list(alignment.SIMILARITIES))

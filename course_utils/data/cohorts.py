@@ -18,13 +18,14 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from course_utils.data.download import alone, extract
 from course_utils.data.download import download as download_file
+from course_utils.data.download import in_turn
 from course_utils.data.folder_facts import labels_of, read_object
 from course_utils.data.learn2reg_folder import describe_2021, is_2021, learn2reg_cohort
 from course_utils.data.pairs import FRACTIONS, Cohort, Pair, Subject, split_subjects
 from course_utils.data.registry import DatasetInfo, dataset_info, fill_command
 from course_utils.data.synthetic import make_cohort
+from course_utils.data.unpacking import extract
 from course_utils.errors import CourseError, CourseWarning
 from course_utils.places import place
 
@@ -108,7 +109,7 @@ def fetch(info: DatasetInfo, root: str | Path | None = None) -> Path:
     """Download and unpack a data set, or make the built-in one, below `root`; returns its folder.
 
     A folder that exists is left alone; while another process fills it, this one waits. Raises `CourseError`, see
-    `course_utils.data.download`.
+    `course_utils.data.download` and `unpacking`.
     """
     root = Path(root) if root is not None else data_root()
     folder = root / info.folder
@@ -116,7 +117,7 @@ def fetch(info: DatasetInfo, root: str | Path | None = None) -> Path:
         return folder
     if info.name != "synthetic" and not info.url:
         raise CourseError(f"{info.name} has no address: put its files into {folder}")
-    with alone(folder):
+    with in_turn(folder):
         if folder.is_dir() and any(folder.iterdir()):  # another process has filled it meanwhile
             return folder
         if info.name == "synthetic":

@@ -75,20 +75,34 @@ class Stored:
         """What `read` returns."""
         return self.read(dtype)
 
-    def _raw(self) -> NDArray:
-        voxels = math.prod(self.shape)
-        size = voxels * self.dtype.itemsize
+    def check_whole(self) -> None:
+        """Read the file to its end and keep nothing of it; raises what `read` would."""
+        if self._is_packed():
+            for _ in _voxels(self.path, self.offset, self._size()):
+                pass
+
+    def _size(self) -> int:
+        """Bytes of the voxels."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def _is_packed(self) -> bool:
+        """Whether the file is packed, once its sizes have been held against its header; raises as `read`."""
         if min(self.shape, default=0) < 1 or self.dtype.itemsize < 1:
             raise ValueError("its header names no voxels")
-        on_disk, packed = self.path.stat().st_size, is_packed(self.path)
-        whole = self.offset + size
-        check_size(self.path, voxels, whole, on_disk, packed=packed)
-        if not packed:
-            if on_disk > whole + TRAILING:
-                raise ValueError(f"its header tells of {whole} bytes, and the file has {on_disk}")
-            values = np.fromfile(self.path, self.dtype, voxels, offset=self.offset)
+        on_disk, packed, whole = self.path.stat().st_size, is_packed(self.path), self.offset + self._size()
+        check_size(self.path, math.prod(self.shape), whole, on_disk, packed=packed)
+        if not packed and on_disk > whole + TRAILING:
+            raise ValueError(f"its header tells of {whole} bytes, and the file has {on_disk}")
+        return packed
+
+    def _raw(self) -> NDArray:
+        if self._is_packed():
+            content = bytearray(self._size())  # the system gives the memory only where it is written to
+            for at, part in _voxels(self.path, self.offset, len(content)):
+                content[at : at + len(part)] = part
+            values = np.frombuffer(content, self.dtype)
         else:
-            values = np.frombuffer(_unpacked(self.path, self.offset, size), self.dtype)
+            values = np.fromfile(self.path, self.dtype, math.prod(self.shape), offset=self.offset)
         return values.reshape(self.shape, order="F")
 
 
@@ -160,20 +174,20 @@ def head(path: Path, size: int) -> bytes:
     return found[:size]
 
 
-def _unpacked(path: Path, offset: int, size: int) -> bytearray:
-    """The `size` bytes of an unpacked gzip behind `offset`, once all its checksums agree."""
-    content = bytearray(size)  # the system gives the memory only where it is written to
-    view, at = memoryview(content), -offset
+def _voxels(path: Path, offset: int, size: int) -> Generator[tuple[int, bytes]]:
+    """The `size` bytes of a gzip's content behind `offset`, piece by piece, each with its place among them.
+
+    Behind the last one all checksums have been compared.
+    """
+    at = -offset
     for piece in _pieces(path):
         if at + len(piece) > 0 and at < size:
-            part = piece[max(0, -at) : size - at]
-            view[max(0, at) : max(0, at) + len(part)] = part
+            yield max(0, at), piece[max(0, -at) : size - at]
         at += len(piece)
         if at > size + TRAILING:
             raise ValueError(f"it holds more than the {size} bytes of voxels that its header tells of")
     if at < size:
         raise ValueError(f"it holds {max(0, at + offset)} of the {offset + size} bytes that its header tells of")
-    return content
 
 
 def _pieces(path: Path, most: int = CHUNK * 4) -> Generator[bytes]:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from course_utils.errors import CourseError
 from course_utils.fields import edges, integrate
@@ -108,22 +107,12 @@ class NetworkSpec:
                 f"architecture={self.architecture!r} is not one of {', '.join(ARCHITECTURES)}: change it, or import "
                 "the module that defines it first"
             )
-        with torch.random.fork_rng(devices=[]), torch.device(device), _ReadableSteps():
+        with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(seed)
             try:
                 return ARCHITECTURES[self.architecture](**self.arguments)
             except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
                 raise CourseError(f"a network '{self.architecture}' cannot be built ({error}): change it") from error
-
-
-class _ReadableSteps(TorchFunctionMode):
-    """Even steps, which MONAI's transformers read one by one while they are built, are on the CPU on any device."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        return func(*args, **(given | {"device": "cpu"} if func is torch.linspace else given))
 
 
 def architecture(name: str) -> Callable[[type[Network]], type[Network]]:

@@ -1,9 +1,11 @@
 """A network whose encoder attends: MONAI's Swin transformer, and convolutions on the finest grid."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from course_utils.networks.base import VelocityNetwork, architecture, check_levels
 from course_utils.networks.blocks import CONVOLUTION, convolution_block, velocity_head
@@ -87,17 +89,18 @@ class Swin(VelocityNetwork):
 
         norms = {"instance_norm": instance_norm, "conditional": conditions > 0}
         self.finest = convolution_block(spatial_dims, 2, features[0], stride=self.first_stride, **norms)
-        self.transformer = SwinTransformer(
-            in_chans=2,
-            embed_dim=tokens,
-            window_size=[window] * spatial_dims,
-            patch_size=[2 * self.first_stride] * spatial_dims,
-            depths=[BLOCKS] * stages,
-            num_heads=[heads * 2**stage for stage in range(stages)],
-            drop_path_rate=drop_path,
-            spatial_dims=spatial_dims,
-            downsample="mergingv2",  # which takes all eight neighbours in every version of MONAI
-        )
+        with _ReadableSteps():
+            self.transformer = SwinTransformer(
+                in_chans=2,
+                embed_dim=tokens,
+                window_size=[window] * spatial_dims,
+                patch_size=[2 * self.first_stride] * spatial_dims,
+                depths=[BLOCKS] * stages,
+                num_heads=[heads * 2**stage for stage in range(stages)],
+                drop_path_rate=drop_path,
+                spatial_dims=spatial_dims,
+                downsample="mergingv2",  # which takes all eight neighbours in every version of MONAI
+            )
         self.projections = nn.ModuleList(
             CONVOLUTION[spatial_dims](tokens * 2**number, width, 1) for number, width in enumerate(features[1:])
         )
@@ -127,3 +130,13 @@ class Swin(VelocityNetwork):
         pair = torch.cat([moving, fixed], dim=1)
         coarser = [project(x) for project, x in zip(self.projections, self.tokens(pair), strict=True)]
         return self.velocity(self.decoder([self.finest(pair, code), *coarser], code)).float()
+
+
+class _ReadableSteps(TorchFunctionMode):
+    """Even steps are on the CPU on any device: MONAI's transformer reads them one by one while it is built."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        return func(*args, **(given | {"device": "cpu"} if func is torch.linspace else given))

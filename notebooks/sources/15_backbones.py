@@ -199,8 +199,8 @@ print("in 3-D:              ", *(f"{count / sum(volumes):.0%}" for count in volu
 assert weights[-1] > 0.6 * sum(weights) and volumes[-1] > 0.75 * sum(volumes)
 
 # %% [markdown]
-# A large kernel on the finest grid is the dearest way to see far: in 3-D it has four fifths of the stem's work. Two halvings of the
-# resolution see as far for next to nothing.
+# A large kernel on the finest grid is the dearest way to see far: in 3-D it has four fifths of the stem's work. Another level
+# at half the resolution sees farther for a fraction of the work (notebook 04).
 #
 # ## Window attention by hand
 #

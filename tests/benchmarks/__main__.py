@@ -48,8 +48,8 @@ from course_utils.evaluation import evaluate, summarise
 from course_utils.memory import most_memory
 from course_utils.networks import NetworkSpec, Registration, VoxelMorph
 from course_utils.objectives import pair_objective
+from course_utils.scans.mapping import FURTHER_ITERATIONS, ITERATIONS
 from course_utils.scans.optimise import optimise
-from course_utils.scans.registration import FURTHER_ITERATIONS, ITERATIONS
 from course_utils.scans.writing import image_like, save
 from course_utils.training import TrainConfig, fit, precision
 from tests.benchmarks import peers

@@ -15,7 +15,8 @@ from torch import Tensor
 from course_utils import metrics
 from course_utils.data.volumes import Volume, read_image, read_labels
 from course_utils.fields import warp
-from course_utils.scans.registration import FURTHER_ITERATIONS, register_files
+from course_utils.scans.mapping import FURTHER_ITERATIONS
+from course_utils.scans.registration import register_files
 from course_utils.scans.writing import image_like, save
 from tests.benchmarks import peers
 

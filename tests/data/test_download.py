@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from course_utils.data import download as downloading
-from course_utils.data.download import download, extract
+from course_utils.data.download import download
+from course_utils.data.unpacking import extract
 from course_utils.errors import CourseError
 
 pytestmark = pytest.mark.slow

@@ -85,9 +85,11 @@ def test_an_antisymmetric_network_stays_so_for_every_condition(name, dims):
     moving, fixed = images(SIZES[dims], batch=2)
     condition = torch.tensor([[0.1], [0.8]])
     there, back = network(moving, fixed, condition), network(fixed, moving, condition)
-    assert there.velocity.abs().max() > 1
+    largest = there.velocity.abs().max()
+    assert largest > 1
     assert_close(there.velocity, -back.velocity, rtol=0, atol=1e-4)
-    assert compose(there.displacement, back.displacement).abs().mean() < 0.15
+    # What is left is of the grid, and grows with what moves; a network that moves 4 voxels has less than 0.1 of it.
+    assert compose(there.displacement, back.displacement).abs().mean() < 0.025 * largest
     assert network(fixed, fixed, condition).displacement.abs().max() < 1e-4
 
 

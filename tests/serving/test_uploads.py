@@ -53,17 +53,17 @@ def test_whole_files_are_what_they_hold_not_what_they_are_called(scan, tmp_path)
 def test_truncated(scan, tmp_path, share):
     whole = scan.read_bytes()
     status, line = refused(tmp_path / "a", whole[: int(share * len(whole))])
-    assert status == 400 and ("truncated" in line or "not a NIfTI" in line)
+    assert status == 400 and "not a whole NIfTI volume" in line
     whole = gzip.decompress(whole)
     status, line = refused(tmp_path / "b", whole[: int(share * len(whole))])
-    assert status == 400 and ("truncated" in line or "not a NIfTI" in line)
+    assert status == 400 and "not a whole NIfTI volume" in line
 
 
 def test_a_flipped_bit_in_the_packed_data(scan, tmp_path):
     content = bytearray(scan.read_bytes())
     content[len(content) // 2] ^= 0xFF
     status, line = refused(tmp_path / "a", bytes(content))
-    assert status == 400 and ("damaged" in line or "more than its header" in line)
+    assert status == 400 and "not a whole NIfTI volume" in line
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_something_else(tmp_path, content):
 
 
 def test_half_of_a_pair(scan, tmp_path):
-    assert "pair of files" in refused(tmp_path / "a", changed(scan, 344, "4s", b"ni1\0"))[1]
+    assert "not a whole NIfTI volume in one file" in refused(tmp_path / "a", changed(scan, 344, "4s", b"ni1\0"))[1]
 
 
 def test_huge_declared_dimensions_are_refused_by_the_header(scan, tmp_path):
@@ -83,6 +83,7 @@ def test_huge_declared_dimensions_are_refused_by_the_header(scan, tmp_path):
         assert status == 413 and "voxels" in line
     header = nib.Nifti2Header()
     header.set_data_dtype(np.uint8)
+    header["vox_offset"] = 544
     content = bytearray(header.binaryblock)
     struct.pack_into("<4q", content, 16, 3, 2**62, 2**62, 2**62)  # whose product no 64-bit integer holds
     assert refused(tmp_path / "b", bytes(content))[0] == 413
@@ -95,7 +96,7 @@ def test_dimensions_of_no_volume(scan, tmp_path, dims):
 
 def test_several_volumes_and_unknown_types(scan, tmp_path):
     assert "several volumes" in refused(tmp_path / "a", changed(scan, 40, "<5h", 4, 24, 26, 22, 7))[1]
-    assert "header" in refused(tmp_path / "b", changed(scan, 70, "<h", 12345))[1]
+    assert "code 12345" in refused(tmp_path / "b", changed(scan, 70, "<h", 12345))[1]
     for offset in (float("nan"), float("inf"), -1.0, 1e30):
         assert refused(tmp_path / "c", changed(scan, 108, "<f", offset))[0] == 400
 
@@ -110,7 +111,7 @@ def test_a_bomb_is_not_unpacked(scan, tmp_path):
     tracemalloc.start()
     try:
         status, line = refused(bomb)
-        assert status == 400 and "more than its header" in line
+        assert status == 400 and "that its header tells of" in line
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()

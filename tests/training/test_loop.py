@@ -33,6 +33,7 @@ from course_utils.errors import CourseError
 from course_utils.networks import NetworkSpec
 from course_utils.objectives import Objective, Outcome, pair_objective
 from course_utils.training import TrainConfig, fit, loop, precision
+from course_utils.training import run as running
 
 STEPS = 30
 CONFIG = TrainConfig(steps=STEPS, batch_size=2, validations=3, amp="off")
@@ -97,7 +98,8 @@ def files(folder):
 def clock(monkeypatch):
     """Every look at the clock is 5 seconds after the last: checkpoints fall due after a few steps."""
     ticks = itertools.count(0, 5)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    for module in (loop, running):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,7 +139,7 @@ def die_while_saving(_item):
 def _child(out, index, happening, resume):
     torch.set_num_threads(1)
     ticks = itertools.count(0, 5)
-    loop.time = SimpleNamespace(monotonic=lambda: next(ticks))
+    loop.time = running.time = SimpleNamespace(monotonic=lambda: next(ticks))
     train(out, on={index: happening}, resume=resume)
 
 
@@ -307,15 +309,15 @@ def test_an_early_best_is_kept(tmp_path):
     """Validation by a clock that is wrong: scores fall, best.pt stays with the first, last.pt goes on."""
     scores = iter([0.9, 0.5, 0.7])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.metrics, "dice", lambda *_: torch.full((1, 1), score[0]))
+        patch.setattr(running.metrics, "dice", lambda *_: torch.full((1, 1), score[0]))
         score = [0.0]
-        validate = loop._TrainingRun.validate
+        validate = running.TrainingRun.validate
 
         def scored(run, *arguments):
             score[0] = next(scores)
             return validate(run, *arguments)
 
-        patch.setattr(loop._TrainingRun, "validate", scored)
+        patch.setattr(running.TrainingRun, "validate", scored)
         result = train(tmp_path, replace(CONFIG, steps=4, validations=2))
     assert Checkpoint.load(result.best).step == 1 and Checkpoint.load(result.last).step == 4
     torch.testing.assert_close(
@@ -479,7 +481,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
 
     spoil.steps = 0
     monkeypatch.setattr(torch.optim.Adam, "step", spoil)
-    monkeypatch.setattr(loop.metrics, "dice", lambda *_: torch.full((1, 1), float(spoil.steps)))
+    monkeypatch.setattr(running.metrics, "dice", lambda *_: torch.full((1, 1), float(spoil.steps)))
     with pytest.raises(CourseError, match="step 10: the weights are no longer finite"):
         train(tmp_path)
     assert Checkpoint.load(tmp_path / "best.pt").step == 1
@@ -495,7 +497,7 @@ def test_a_diverging_run_stops(tmp_path, similarity):
 
 def test_a_run_that_loses_its_way_late_stops(tmp_path, monkeypatch):
     """All is well for 30 steps; then every image is pushed 6 voxels aside, and stays there."""
-    step = loop._TrainingRun.train_step
+    step = running.TrainingRun.train_step
 
     def spoil(run, batch):
         if run.step == 30:
@@ -503,7 +505,7 @@ def test_a_run_that_loses_its_way_late_stops(tmp_path, monkeypatch):
             monkeypatch.setattr(run, "learning_rate", lambda: 0.0)
         return step(run, batch)
 
-    monkeypatch.setattr(loop._TrainingRun, "train_step", spoil)
+    monkeypatch.setattr(running.TrainingRun, "train_step", spoil)
     with pytest.raises(CourseError, match=r"step (40|50|60|70|80): the run diverges"):
         train(tmp_path, replace(CONFIG, steps=400))
 
@@ -552,7 +554,7 @@ def test_a_full_disk_ends_in_one_line_and_the_last_checkpoint_stays(tmp_path, ca
 
 def failing_from_step(monkeypatch, step, error):
     """Writing a checkpoint of this step or a later one fails half way."""
-    save = loop.Checkpoint.save
+    save = running.Checkpoint.save
     write = Path.write_bytes
 
     def half(path, content):
@@ -565,7 +567,7 @@ def failing_from_step(monkeypatch, step, error):
                 patch.setattr(Path, "write_bytes", half)
             save(checkpoint, path, **run)
 
-    monkeypatch.setattr(loop.Checkpoint, "save", failing)
+    monkeypatch.setattr(running.Checkpoint, "save", failing)
 
 
 def test_a_failed_write_leaves_the_checkpoint_before(tmp_path, monkeypatch):
@@ -698,7 +700,7 @@ def test_bfloat16_agrees_with_float32_for_a_few_steps(tmp_path):
 
 def test_float16_scales_its_gradients_and_resumes_its_scale(tmp_path, monkeypatch):
     """PyTorch has the loss scaler on the CPU too, so its path can be walked without a GPU."""
-    monkeypatch.setattr(loop, "precision", lambda *_: torch.float16)
+    monkeypatch.setattr(running, "precision", lambda *_: torch.float16)
     config = replace(CONFIG, steps=24)
     whole = train(tmp_path / "whole", config).history
     assert torch.load(tmp_path / "whole" / "last.pt", weights_only=True)["run"]["scaler"]["scale"] > 1
@@ -718,7 +720,7 @@ def test_a_run_begun_without_a_scaler_resumes_with_one(tmp_path, monkeypatch):
     config = replace(CONFIG, steps=4, amp="auto")
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, config, on={2: lambda _: os.kill(os.getpid(), signal.SIGINT)})
-    monkeypatch.setattr(loop, "precision", lambda *_: torch.float16)
+    monkeypatch.setattr(running, "precision", lambda *_: torch.float16)
     assert len(train(tmp_path, config, resume=True).history) == 4
 
 
