@@ -19,7 +19,7 @@ from course_utils.checkpoint import Checkpoint
 from course_utils.commands.app import main
 from course_utils.data.recipe import Recipe
 from course_utils.data.volumes import read_image
-from course_utils.scans import registration
+from course_utils.scans import mapping, registration
 from tests import phantoms
 from tests.checkpoints import SLICES
 from tests.checkpoints import checkpoint as checkpoint_of
@@ -172,7 +172,7 @@ def test_the_learn2reg_layout(scans, register, refused):
 def test_a_network_starts_what_the_iterations_finish(scans, register, checkpoint):
     """Its grid is coarser and smaller than the scans: the common grid takes its spacing and the scans' extent."""
     fixed = read_image(scans / "fixed.nii.gz").grid
-    grid = registration.common_recipe(fixed, Checkpoint.load(checkpoint)).grid(fixed, whole=True)
+    grid = mapping.common_recipe(fixed, Checkpoint.load(checkpoint)).grid(fixed, whole=True)
     np.testing.assert_allclose(grid.spacing, 3.0)
     assert nib.aff2axcodes(grid.affine) == ("R", "A", "S") and all(n >= 19 for n in grid.shape)
     lines = {n: register("--model", checkpoint, "--iterations", n, "--no-affine")[1] for n in (0, 60)}

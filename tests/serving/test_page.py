@@ -88,7 +88,7 @@ def test_from_two_scans_to_a_field_that_simpleitk_applies(serving, browser, pair
         element(name).send_keys(str(wrong))
     element("register").click()
     WebDriverWait(browser, 30).until(lambda _: element("error").is_displayed())
-    assert "is not a NIfTI file" in element("error").text
+    assert "it is no NIfTI" in element("error").text
     (entry,) = browser.get_log("browser")
     assert "400" in entry["message"]  # the browser itself tells of that status
 

@@ -234,8 +234,8 @@ def test_hostile_requests_get_one_line_and_leave_no_file(server, pair, stand_in)
         return line
 
     whole = files_of(pair)
-    assert "damaged or truncated" in refused(400, whole | {"fixed": ("f.nii.gz", whole["fixed"][1][:500])})
-    assert "not a NIfTI" in refused(400, whole | {"moving": ("m.nii.gz", b"<script>alert(1)</script>")})
+    assert "it ends early" in refused(400, whole | {"fixed": ("f.nii.gz", whole["fixed"][1][:500])})
+    assert "it is no NIfTI" in refused(400, whole | {"moving": ("m.nii.gz", b"<script>alert(1)</script>")})
     assert "moving scan is missing" in refused(400, {"fixed": whole["fixed"]})
     assert "moving scan is missing" in refused(400, whole | {"moving": ("m.nii.gz", b"")})
     assert "1 MB" in refused(413, whole | {"fixed": ("f.nii", bytes(2 * 10**6))})
