@@ -58,7 +58,7 @@ MAPS: dict[str, LabelMaps] = {"labels": Subjects(), "shapes": Shapes()}
 Amp = StrEnum("Amp", {name: name for name in ("auto", *AMP)})
 ARCHITECTURE = Architecture["pyramid"]
 LOSS = Loss["ncc"]
-PROBABILISTIC = "probabilistic"
+PROBABILISTIC, HYPERNETWORK = "probabilistic", "hypernetwork"
 MINUTES = 5.0
 """The budget where the user gives none."""
 
@@ -140,7 +140,7 @@ def train(
         typer.Option(
             help="VoxelMorph; a coarse-to-fine network (pyramid) that learns more in the same time; VoxelMorph with "
             "kernels of several sizes (inception) or with attention (swin); one that answers with a distribution "
-            "(probabilistic).",
+            "(probabilistic); one whose weights another makes for each smoothness (hypernetwork).",
             show_default=f"{ARCHITECTURE.value}, unless --init",
         ),
     ] = None,
@@ -266,6 +266,10 @@ def train(
     weights = _smoothness_range(smoothness_range, smoothness, start)
     if weights is not None and start is None:
         chosen["conditions"] = 1
+    elif named == HYPERNETWORK and start is None:
+        raise CourseError(
+            f"--architecture {HYPERNETWORK} is told the weight of the smoothness: add --smoothness-range LOW,HIGH"
+        )
     usual = not dice_weight and bidirectional in (None, "inverse") and evidence is None
     if antisymmetric is None and start is None and usual:
         chosen["antisymmetric"] = True

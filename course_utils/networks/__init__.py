@@ -7,6 +7,7 @@ from course_utils.networks.base import (
     VelocityNetwork,
     architecture,
 )
+from course_utils.networks.hypernetwork import Hypernetwork
 from course_utils.networks.inception import Inception, InceptionStem
 from course_utils.networks.probabilistic import LOG_VARIANCE, MEAN, Probabilistic
 from course_utils.networks.pyramid import Pyramid
@@ -22,6 +23,7 @@ __all__ = [
     "ARCHITECTURES",
     "LOG_VARIANCE",
     "MEAN",
+    "Hypernetwork",
     "Inception",
     "InceptionStem",
     "NetworkSpec",

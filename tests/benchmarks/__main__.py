@@ -9,6 +9,7 @@
     python -m tests.benchmarks directions  does swapping the images invert the map, and what does each cure cost?
     python -m tests.benchmarks backbones   does the block matter, or what is built of blocks?
     python -m tests.benchmarks contrasts   how well are contrasts registered that a network was never shown?
+    python -m tests.benchmarks smoothness  does one network for every smoothness do what five do?
     python -m tests.benchmarks gpu         what a GPU adds
 
 All networks see the same pairs, batch, loss and optimiser. Machines are noisy, so every network is measured several
@@ -58,6 +59,7 @@ from tests.benchmarks.brains import brains
 from tests.benchmarks.contrasts import contrasts
 from tests.benchmarks.directions import directions
 from tests.benchmarks.gpu import gpu
+from tests.benchmarks.smoothness import smoothness
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 app.command()(gpu)
@@ -65,6 +67,7 @@ app.command()(brains)
 app.command()(directions)
 app.command()(backbones)
 app.command()(contrasts)
+app.command()(smoothness)
 
 BATCH = 4
 LEARNING_RATE = 2e-3

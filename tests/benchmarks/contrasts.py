@@ -1,10 +1,8 @@
 """How well does a network register contrasts that it was never shown, by what it was trained on and for how long?"""
 
 import math
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -14,9 +12,7 @@ import typer
 from torch import Tensor
 
 from course_utils import metrics
-from course_utils.checkpoint import Checkpoint
 from course_utils.data.loading import PairDataset, load_subjects, loader
-from course_utils.data.pairs import Cohort
 from course_utils.data.source import Source
 from course_utils.fields import warp
 from course_utils.networks import NetworkSpec, RegistrationNetwork
@@ -29,8 +25,9 @@ from course_utils.objectives import (
     SynthesisedObjective,
     pair_objective,
 )
-from course_utils.training import TrainConfig, train_cohort
+from course_utils.training import TrainConfig
 from course_utils.training.models import Motionless
+from tests.benchmarks.training import after_its_last_step
 
 T1, T2 = (0.0, 0.12, 0.3, 0.6, 0.9, 1.0), (0.0, 0.9, 1.0, 0.65, 0.3, 0.2)
 CONTRASTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -67,7 +64,8 @@ def contrasts(
             for name in method or methods:
                 objective, network = methods[name]
                 begun = time.process_time()
-                model = _trained(cohort, objective, network, length, seed)
+                config = TrainConfig(steps=length, batch_size=2, validations=1, seed=seed)
+                model = after_its_last_step(cohort, network, objective, config)
                 seconds = time.process_time() - begun
                 rows.append({"method": name, "steps": length, "seed": seed, **_dice(model, pairs, labels)})
                 rows[-1] |= {"own task": _own_task(objective, model, pairs), "processor seconds": seconds}
@@ -102,20 +100,6 @@ def _methods(labels: tuple[int, ...]) -> dict[str, tuple[Objective, NetworkSpec]
         "painted shapes, VoxelMorph": (shapes, voxelmorph),
         "straight shapes, VoxelMorph": (straight, voxelmorph),
     }
-
-
-def _trained(cohort: Cohort, objective: Objective, network: NetworkSpec, steps: int, seed: int) -> RegistrationNetwork:
-    """The network after its last step: not the best, which small validation sets choose by chance."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = train_cohort(
-            cohort,
-            Path(folder) / "run",
-            network=network,
-            objective=objective,
-            config=TrainConfig(steps=steps, batch_size=2, validations=1, seed=seed),
-            hooks=[],
-        )
-        return Checkpoint.load(result.last).model().eval()
 
 
 @torch.inference_mode()

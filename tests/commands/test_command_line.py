@@ -428,6 +428,7 @@ def test_a_wrong_option_is_named_and_exits_with_2(made, run, tmp_path, arguments
             "'swin' cannot be built (a transformer needs three to 6",
         ),
         (("--architecture", "swin", "--features", "4,7,8"), "features[1]=7 is no multiple of heads=2"),
+        (("--architecture", "hypernetwork"), "is told the weight of the smoothness: add --smoothness-range LOW,HIGH"),
         (("--architecture", "inception", "--features", "2,4"), "4 kernels need as many channels or more"),
         (("--architecture", "swin", "--image-sigma", "0.1"), "belong to --architecture probabilistic"),
         *(

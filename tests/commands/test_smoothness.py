@@ -88,6 +88,21 @@ def test_a_network_is_trained_for_a_range_and_further_for_the_same(made, run, re
     assert Checkpoint.load(tmp_path / "on" / "best.pt").smoothness_range == SmoothnessRange(0.1, 10.0)
 
 
+def test_a_hypernetwork_is_trained_for_a_range_and_answers_for_the_weight_it_is_told(made, run, tmp_path):  # noqa: F811
+    out = tmp_path / "run"
+    code, _, err = run("train", *on(made), *FEW, *RANGE, "--architecture", "hypernetwork", "--out", out)
+    assert code == 0, err
+    trained = Checkpoint.load(out / "best.pt")
+    assert trained.network.architecture == "hypernetwork" and trained.smoothness_range == SmoothnessRange(0.1, 10.0)
+    network = trained.model()
+    low, high = (trained.at(weight).model().conditioning.usual.item() for weight in (0.1, 10))
+    assert (low, high) == (0.0, 1.0)
+    assert not torch.equal(network.weights.weight, trained.network.build(seed=0).weights.weight)
+    measured = ("evaluate", "--model", out / "best.pt", *on(made), "--count", 1, "--smoothness", 0.2)
+    code, _, err = run(*measured, "--out", tmp_path / "m.csv")
+    assert code == 0 and "smoothness 0.2, of 0.1 to 10" in err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -15,11 +15,19 @@ OPTIONS = {
     "voxelmorph": [*COMMON, ANTISYMMETRIC[0]],
     "pyramid": [*COMMON, *ANTISYMMETRIC],
     "swin": [{}, ANTISYMMETRIC[1]],
+    "hypernetwork": [{}, ANTISYMMETRIC[0]],
 }
 """Arguments that an architecture is tested with; one that is not named here is tested with its defaults."""
 
-NORMALISED = {name: {"instance_norm": True} for name in ("voxelmorph", "pyramid", "probabilistic", "inception", "swin")}
+NORMALISED = {
+    name: {"instance_norm": True}
+    for name in ("voxelmorph", "pyramid", "probabilistic", "inception", "swin", "hypernetwork")
+}
 """Arguments with which an architecture normalises its features, if it can; elsewhere it is tested without."""
+
+
+UNHEARD = {"hypernetwork": {"conditioning.layers.0.weight"}}
+"""What has no gradient where a network is told nothing: the middle of a condition is 0 within."""
 
 
 def described(options: dict[str, object]) -> str:

@@ -19,6 +19,7 @@ from tests.networks.small import (
     NORMALISED,
     OPTIONS,
     SIZES,
+    UNHEARD,
     architectures,
     both,
     convolutional,
@@ -275,6 +276,8 @@ def test_every_parameter_receives_a_gradient(name, options, dims):
     whole_loss(network(moving, fixed), fixed).backward()
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+        if key in UNHEARD.get(name, ()):
+            continue
         assert parameter.grad.flatten(1 if parameter.ndim > 1 else 0).abs().max() > 0, key
 
 
@@ -286,7 +289,7 @@ def test_every_parameter_of_a_normalised_network_receives_a_gradient(name, dims)
     whole_loss(network(moving, fixed), fixed).backward()
     # A norm takes the mean away that the convolution before it has added.
     silent = {key for key, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
-    assert all(key.endswith(".0.bias") for key in silent), silent
+    assert all(key.endswith(".0.bias") for key in silent - UNHEARD.get(name, set())), silent
 
 
 @both

@@ -85,7 +85,7 @@ def test_onnxruntime_gives_the_same_field(checkpoint, graph):
         np.testing.assert_allclose(moved, registration.moved, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["voxelmorph", "inception", "swin"])
+@pytest.mark.parametrize("name", ["voxelmorph", "inception", "swin", "hypernetwork"])
 def test_every_other_network_becomes_a_graph_too(name, tmp_path):
     model = save_checkpoint(tmp_path, 2, name, features=[4, 6, 8])
     export.export_onnx(model, tmp_path / "model.onnx")
