@@ -48,6 +48,8 @@ def in_one_line(
                 traceback.print_exc()
         except KeyboardInterrupt as stop:
             message, cause = str(stop) or STOPPED, stop
+        except BrokenPipeError:  # nobody reads on, as where `head` has seen enough: typer ends it without a word
+            raise
         except Exception as error:
             if type(error).__module__.startswith(("typer", "click")):  # how these end a command
                 raise

@@ -6,6 +6,7 @@ imported, so neither an object that equals everything nor a `torch.allclose` tha
 """
 
 import copy
+import dis
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+_GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME")
+_FLOATS = (torch.float32, torch.float64, np.dtype(np.float32), np.dtype(np.float64))
 _NUMBERS = (float, int, np.float64, np.float32, np.int64, np.int32)
 _array, _isfinite, _errstate, _deepcopy = np.asarray, np.isfinite, np.errstate, copy.deepcopy
 _detach, _cpu, _numpy = torch.Tensor.detach, torch.Tensor.cpu, torch.Tensor.numpy
@@ -33,6 +36,8 @@ def agree(
     atol: float = 1e-5,
 ) -> None:
     """Assert that an answer is the expected one, in type, shape and value.
+
+    Floats of 32 and of 64 bits are one type; where only one will do, compare the `dtype` too.
 
     Args:
         got: the student's answer.
@@ -55,6 +60,8 @@ def agree(
 
 def by_hand(function: Callable[..., Any], without: Iterable[str], instead: str) -> None:
     """Assert that a function, and what it calls of its own page, mentions none of the names `without`.
+
+    What the page defines may have such a name.
 
     It stops the shortcut through the library, not somebody who hides the name.
     """
@@ -121,7 +128,7 @@ def _number_difference(got: Any, expected: float, rtol: float, atol: float) -> s
 
 
 def _array_difference(got: Any, expected: Any, rtol: float, atol: float) -> str | None:
-    if got.dtype != expected.dtype:
+    if got.dtype != expected.dtype and not (got.dtype in _FLOATS and expected.dtype in _FLOATS):
         return f"its values should be {expected.dtype} and are {got.dtype}"
     got, expected = _values(got), _values(expected)
     if got.shape != expected.shape:
@@ -202,15 +209,21 @@ def _names(function: Any, seen: set[int]) -> Iterator[str]:
         if id(member) in seen:
             continue
         seen.add(id(member))
-        for code in _codes(member.__code__):
-            for name in code.co_names:
+        for instruction in _instructions(member.__code__):
+            name = instruction.argval
+            value = member.__globals__.get(name) if instruction.opname in _GLOBALS else None
+            if not isinstance(value, FunctionType | type):
                 yield name
-                value = member.__globals__.get(name)
-                if isinstance(value, FunctionType | type):
-                    if value.__module__ == member.__module__:
-                        yield from _names(value, seen)
-                    else:  # under another name, perhaps
-                        yield value.__name__
+            elif value.__module__ == member.__module__:  # a helper of the page's own, whatever it is called
+                yield from _names(value, seen)
+            else:
+                yield from (name, value.__name__)  # which may be another
+
+
+def _instructions(code: CodeType) -> Iterator[dis.Instruction]:
+    """Those of a function, and of what is defined in it, that look up a name or an attribute."""
+    for each in _codes(code):
+        yield from (one for one in dis.get_instructions(each) if one.argval in each.co_names)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

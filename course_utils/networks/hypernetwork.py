@@ -29,6 +29,8 @@ class Hypernetwork(VoxelMorph):
     registration, IPMI 2021.
     """
 
+    conditioning: Conditioning
+
     def __init__(
         self,
         spatial_dims: int = 3,

@@ -7,6 +7,7 @@
     python -m tests.benchmarks large       register, on a pair of 160x192x224 voxels of 1 mm
     python -m tests.benchmarks brains      a network for any contrast, on two brains of one's own
     python -m tests.benchmarks directions  does swapping the images invert the map, and what does each cure cost?
+    python -m tests.benchmarks folding     what does it cost not to fold?
     python -m tests.benchmarks backbones   does the block matter, or what is built of blocks?
     python -m tests.benchmarks contrasts   how well are contrasts registered that a network was never shown?
     python -m tests.benchmarks smoothness  does one network for every smoothness do what five do?
@@ -58,6 +59,7 @@ from tests.benchmarks.backbones import backbones
 from tests.benchmarks.brains import brains
 from tests.benchmarks.contrasts import contrasts
 from tests.benchmarks.directions import directions
+from tests.benchmarks.folding import folding
 from tests.benchmarks.gpu import gpu
 from tests.benchmarks.smoothness import smoothness
 
@@ -65,6 +67,7 @@ app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=F
 app.command()(gpu)
 app.command()(brains)
 app.command()(directions)
+app.command()(folding)
 app.command()(backbones)
 app.command()(contrasts)
 app.command()(smoothness)

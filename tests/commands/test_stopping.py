@@ -78,3 +78,26 @@ def test_what_a_program_in_the_background_ignores_stays_ignored(before):
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, own)
+
+
+MANY_LINES = """\
+import typer
+from course_utils.commands.ending import run
+
+app = typer.Typer()
+
+@app.command()
+def count():
+    for n in range(10**6):
+        typer.echo(f"line {n}")
+
+run(app)
+"""
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word():
+    process = subprocess.Popen([sys.executable, "-c", MANY_LINES], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"line 0\n"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1

@@ -42,14 +42,20 @@ from notebooks import build
 pytestmark = pytest.mark.slow
 
 SOURCES = build.assignments()
+TRAININGS = {"train", "train-well"}
+"""Exercises of which one run of the reference is enough."""
 each_assignment = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+
+
+def answers_to(source):
+    """The module of answers that differ from the reference."""
+    return importlib.import_module(f"tests.grading.wrong_answers.{source.stem[3:]}")
 
 
 def wrong_answers(source):
     """Lists of (exercise, code, what the check says), with every exercise at most once in a list."""
-    module = importlib.import_module(f"tests.grading.wrong_answers.{source.stem[3:]}")
     of = {exercise.grade_id: [] for exercise in exercises(read_assignment(source))}
-    for exercise, code, says in module.WRONG:
+    for exercise, code, says in answers_to(source).WRONG:
         of[exercise].append((exercise, code, says))
     return [[answer for answer in some if answer] for some in itertools.zip_longest(*of.values())]
 
@@ -143,8 +149,8 @@ def test_a_wrong_answer_loses_its_own_points_and_hears_why(source, number, folde
     wrong = wrong_answers(source)[number]
     for exercise, code, _ in wrong:
         answered(notebook, exercise, code)
-    if not any(exercise == "train" for exercise, *_ in wrong):  # of the reference's training one run is enough
-        notebook.cells = [cell for cell in notebook.cells if cell.id not in ("train", "train-check")]
+    leave_out = TRAININGS - {exercise for exercise, *_ in wrong}
+    notebook.cells = [cell for cell in notebook.cells if cell.id.removesuffix("-check") not in leave_out]
     failures = run(notebook, folder)
     assert {name for name, failure in failures.items() if failure is not None} == {
         f"{name}-check" for name, *_ in wrong
@@ -152,6 +158,21 @@ def test_a_wrong_answer_loses_its_own_points_and_hears_why(source, number, folde
     for exercise, _, says in wrong:
         failure = failures[f"{exercise}-check"]
         assert says in f"{type(failure).__name__}: {failure}", f"{exercise}: {failure}"
+
+
+RIGHT = [
+    pytest.param(source, exercise, code, id=f"{source.stem}-{exercise}-{number}")
+    for source in SOURCES
+    for number, (exercise, code) in enumerate(getattr(answers_to(source), "RIGHT", []))
+]
+
+
+@pytest.mark.parametrize(("source", "exercise", "code"), RIGHT)
+def test_another_right_answer_gets_its_points(source, exercise, code, folder):
+    notebook = read_assignment(source)
+    answered(notebook, exercise, code)
+    notebook.cells = [cell for cell in notebook.cells if cell.id.removesuffix("-check") not in TRAININGS]
+    assert run(notebook, folder)[f"{exercise}-check"] is None
 
 
 # --- the grading engine gives the same ------------------------------------------------------------------------------

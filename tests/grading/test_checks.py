@@ -35,6 +35,8 @@ class Flattering(torch.Tensor):
     ("value", "same"),
     [
         (FIELD, FIELD + 1e-6),
+        (FIELD, FIELD.double()),
+        (np.ones(3), np.ones(3, dtype=np.float32)),
         (torch.tensor([True, False]), torch.tensor([True, False])),
         (np.arange(3.0), np.arange(3.0) + 1e-7),
         (0.5, np.float64(0.500001)),
@@ -65,7 +67,8 @@ def test_the_right_answer_passes(value, same):
         (None, 2.0, "is there a return?"),
         (torch.tensor(2.0), 2.0, ".item()"),
         (True, 1, "plain number and is a bool"),
-        (FIELD.double(), FIELD, "should be torch.float32 and are torch.float64"),
+        (FIELD.half(), FIELD, "should be torch.float32 and are torch.float16"),
+        (torch.ones(3), torch.ones(3, dtype=torch.uint8), "should be torch.uint8 and are torch.float32"),
         (FIELD[0], FIELD, "should be (1, 2, 5, 5) and is (2, 5, 5): an axis of length 1"),
         (torch.ones(4, 3), torch.ones(3, 4), "the axes are in another order"),
         (torch.ones(4, 3, 2), torch.ones(3, 4), "2 axes are expected, not 3"),
@@ -140,6 +143,10 @@ def own(image, displacement):
     return image + displacement
 
 
+def own_helper(image, displacement):
+    return warp(image, displacement)
+
+
 def through_the_library(image, displacement):
     return fields.warp(image, displacement)
 
@@ -159,12 +166,27 @@ def through_an_alias(image, displacement):
     return alias(image, displacement)
 
 
+def through_a_helper_of_that_name(image, displacement):
+    return [warp(image, displacement), fields.warp(image, displacement)]
+
+
 class Holder(nn.Module):
     def forward(self, image, displacement):
         return fields.warp(image, displacement)
 
 
-@pytest.mark.parametrize("function", [through_the_library, helper, nested, fields.warp, through_an_alias, Holder])
+@pytest.mark.parametrize(
+    "function",
+    [
+        through_the_library,
+        helper,
+        nested,
+        fields.warp,
+        through_an_alias,
+        through_a_helper_of_that_name,
+        Holder,
+    ],
+)
 def test_the_library_s_function_is_found_where_own_code_is_asked_for(function):
     with pytest.raises(AssertionError, match=r"your own code.*write it"):
         checks.by_hand(function, {"warp"}, "write it")
@@ -173,6 +195,7 @@ def test_the_library_s_function_is_found_where_own_code_is_asked_for(function):
 def test_own_code_is_let_through():
     checks.by_hand(own, {"warp"}, "write it")
     checks.by_hand(warp, {"warp"}, "write it")  # the student may call it so
+    checks.by_hand(own_helper, {"warp"}, "write it")
 
 
 def test_a_refusal_is_asked_for():

@@ -186,6 +186,7 @@ def to_unit_range(image):
 from course_utils.data import recipe
 from course_utils.grading import checks
 
+checks.by_hand(to_unit_range, {"normalise", "ScaleIntensityRangePercentiles"}, "it takes two lines")
 ramp = torch.arange(2000.0).view(1, 20, 100) + 300  # its percentiles are easy
 spoilt = ramp.clone()
 spoilt[0, 0, 0], spoilt[0, -1, -1] = -1e4, 1e5  # two broken voxels
@@ -213,6 +214,7 @@ checks.agree(
     },
     atol=1e-3,
 )
+checks.agree(to_unit_range(ramp).dtype, torch.float32, "the type of to_unit_range(...)")
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(1, 40, 50), (1, 12, 17, 21)]):
     other = 900 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) ** 3 - 200
@@ -524,7 +526,7 @@ for seed, shape in enumerate([(1, 21, 17), (1, 9, 8, 7)]):
 # - `RandomPairs(subjects, count, seed)`; `len(pairs)` is `count`; `pairs[i]` is a tuple `(fixed, moving)` of two
 #   different subjects; an index of `count` or more, or below 0, raises `IndexError`.
 # - The same index gives the same pair, in any order of asking, in another object with the same seed, and whatever the
-#   global random state is. Another seed gives other pairs.
+#   global random state is, which stays as it was. Another seed gives other pairs, and not the same ones later on.
 # - Fair: in the pairs 0 to n − 1 of n subjects, and in n to 2n − 1, and so on, everybody is fixed once and moving
 #   once.
 # - But not always the same: from one such block to the next, the partners change.
@@ -561,7 +563,15 @@ class RandomPairs:
 
 # %% nbgrader={"schema_version": 3, "grade_id": "random-pairs-check", "grade": true, "solution": false, "locked": true, "points": 5}
 # check: random-pairs-check
+import random
+
 from course_utils.grading import checks
+
+
+def global_generators():
+    """The states of NumPy's, Python's and PyTorch's."""
+    numbers = np.random.get_state()[1].tolist()  # noqa: NPY002
+    return numbers, random.getstate(), torch.get_rng_state().tolist()
 
 
 def judge_pairs(make, people, seed, late):
@@ -572,16 +582,21 @@ def judge_pairs(make, people, seed, late):
         assert type(pair) is tuple and len(pair) == 2, (
             f"pairs[{i}] should be a tuple (fixed, moving) and is {pair!r}"
         )
-        assert all(type(name) is str and name in people for name in pair), (
+        assert all(isinstance(name, str) and name in people for name in pair), (
             f"pairs[{i}] is {pair!r}, not two subjects"
         )
         assert pair[0] != pair[1], f"pairs[{i}] is {pair!r}: a subject is paired with itself"
     np.random.seed(99)  # noqa: NPY002  the global state must not matter
+    untouched = global_generators()
     again = make(people, 10**12, seed)
     backwards = [again[i] for i in reversed(range(3 * n))][::-1]
     assert backwards == first, (
         "asked backwards, from a second object, the pairs are others: pair i must follow from i "
         "and the seed"
+    )
+    assert global_generators() == untouched, (
+        "asking for a pair changes the global random state, on which other people's draws depend: "
+        "make a generator of your own"
     )
     for block in range(3):
         for side, role in enumerate(("fixed", "moving")):
@@ -596,7 +611,13 @@ def judge_pairs(make, people, seed, late):
         "the second block has the first one's pairs in another order: partners must change"
     )
     other = make(people, 10**12, seed + 1)
-    assert [other[i] for i in range(n)] != first[:n], "another seed gives the same pairs"
+    theirs = [other[i] for i in range(n)]
+    assert theirs != first[:n], "another seed gives the same pairs"
+    if n > 7:  # of fewer people, two orders may be equal by chance
+        assert theirs != first[n : 2 * n], (
+            f"the second block of seed {seed} is the first of seed {seed + 1}: draw from both "
+            "numbers, not from their sum"
+        )
     assert pairs[late] == again[late], "a late pair differs between two objects"
     for outside in (10**12, -1):
         checks.raises(IndexError, pairs.__getitem__, outside, what=f"pairs[{outside}] of 10**12")

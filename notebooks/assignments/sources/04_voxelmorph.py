@@ -604,7 +604,8 @@ judge_reach([unet], 2, 64, touched[-1] - touched[0] + 1, {}, "a U-Net")
 # Exchanging the images changes the sign of $w$ and nothing else, so $\exp(w)$ becomes its inverse. Design a module
 # `Symmetric(model)` around any model that returns a `Registration` (fields `moved`, `displacement`, `velocity`, as
 # `VoxelMorph` does). Its `forward(moving, fixed)` returns a `Registration` with the velocity $w$, the displacement
-# that belongs to it, and the moved image. Its parameters are those of the model, so that it can be trained.
+# that belongs to it (integrate $w$ where it is given, on the images' own grid), and the moved image. Its parameters are
+# those of the model, so that it can be trained.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "symmetric", "grade": false, "solution": true, "locked": false}

@@ -531,33 +531,85 @@ for case in [((8, 9, 6), 1, 0.7), ((15, 10), 2, 0.05)]:
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## Exercise 7: Train it (6 points)
+# ## Exercise 7: Train it (3 points)
 #
-# Now without a net. `train(pairs)` gets a dataset of training pairs and returns a trained `VoxelMorph` for 2-D
-# images. `loader(pairs, batch_size=4, stop=n)` gives batches of the first n pairs: dictionaries with `"moving"` and
-# `"fixed"`, (4, 1, 96, 96) each. Your budget are **800 pairs**: whoever asks for more is refused. With batches of
-# four that are 200 steps, some ten seconds of one core. What you do with them (loss, weight of the smoothness,
-# learning rate, schedule) is up to you.
+# Now without a net. `train(pairs, seed)` gets a dataset of training pairs and returns a trained `VoxelMorph` for 2-D
+# images; begin with `torch.manual_seed(seed)`. `loader(pairs, batch_size=4, stop=n)` gives batches of the first n pairs:
+# dictionaries with `"moving"` and `"fixed"`, (4, 1, 96, 96) each. Your budget are **800 pairs**: whoever asks for more
+# is refused. With batches of four that are 200 steps, 10 to 20 seconds of one core. What you do with them (loss, weight
+# of the smoothness, learning rate, schedule) is up to you.
 #
-# The network is judged on pairs of people who were not in the training: the mean Dice of all structures must reach
-# **0.62** (about 0.55 before registration), and less than 0.5 % of the voxels may be folded. A good training gets to
-# 0.67.
+# The network is judged on pairs of people who were not in the training. For these points it must have learnt: a mean
+# Dice of **0.59** (about 0.55 before registration), and less than 0.5 % of the pixels folded.
 #
-# <details><summary>Hint 1</summary>Start from notebook 06: Adam, and the schedule of exercise 5 with 20 steps of
-# warm-up. A rate is set by <code>for group in optimizer.param_groups: group["lr"] = ...</code>
-# <code>torch.manual_seed</code> before the network is made gives you the same training twice.</details>
-# <details><summary>Hint 2</summary>NCC does better than SSD here, for these people have been in different scanners.
-# Its weight of the smoothness lies about 0.05.</details>
-# <details><summary>Hint 3</summary>200 steps are few, so they should be large. <code>VoxelMorph(2)</code>
-# stays stable at a learning rate of 0.004.</details>
+# <details><summary>Hint</summary>The loop of notebook 06 does: Adam, the squared difference, a small weight of the
+# smoothness. The weight 0.05 is a beginning.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "train", "grade": false, "solution": true, "locked": false}
 # exercise: train
-def train(pairs):
+def train(pairs, seed):
     """A VoxelMorph for 2-D images, trained on at most 800 of the pairs."""
     ### BEGIN SOLUTION
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
+    model = VoxelMorph(2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for batch in loader(pairs, batch_size=4, stop=800):
+        found = model(batch["moving"], batch["fixed"])
+        loss = ssd_loss(found.moved, batch["fixed"]) + 0.05 * diffusion_loss(found.velocity)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
+    ### END SOLUTION
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "train-check", "grade": true, "solution": false, "locked": true, "points": 3}
+# check: train-check
+from course_utils.data import loading
+from course_utils.grading import trained
+
+structures = list(cohort.info.labels)
+network = trained.trained_by(train, training_pairs, 800, seed=0)
+print(trained.learnt(network, test_pairs, structures, wanted=0.59)[1])
+### BEGIN HIDDEN TESTS
+import itertools
+import pathlib
+import tempfile
+
+from course_utils.data import cohorts as datasets
+from course_utils.data import synthetic
+
+with tempfile.TemporaryDirectory() as folder:
+    synthetic.make_cohort(pathlib.Path(folder, "synthetic"), subjects=6, dimensions=2, seed=7)
+    strangers = datasets.load_cohort("synthetic", folder)
+    met = loading.load_subjects(strangers.subjects, strangers.info.recipe)
+    both_ways = [datasets.Pair(*two) for two in itertools.permutations(strangers.subjects, 2)]
+    strange_pairs = loading.PairDataset(met, both_ways)
+    trained.learnt(network, strange_pairs, list(strangers.info.labels), wanted=0.5)
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Exercise 8: Train it well (3 points)
+#
+# One training is one draw: another seed gives other first weights, and another Dice. So this one is judged by the mean of
+# **three seeds**, which must reach **0.67**; a good training gets to 0.69. The budget is the same, and `train_well` may
+# call your `train` if that is good enough.
+#
+# <details><summary>Hint 1</summary>These people have been in different scanners, so NCC does better than SSD. A weight of
+# the smoothness of 0.05 suits both; the larger ones of the lectures would hold a network back that has 200
+# steps.</details>
+# <details><summary>Hint 2</summary>Steps should be large at first and small at the end: the schedule of exercise 5, with
+# 20 steps of warm-up. A rate is set by <code>for group in optimizer.param_groups: group["lr"] = ...</code>, and
+# <code>VoxelMorph(2)</code> stays stable at 0.004.</details>
+
+
+# %% nbgrader={"schema_version": 3, "grade_id": "train-well", "grade": false, "solution": true, "locked": false}
+# exercise: train-well
+def train_well(pairs, seed):
+    """A VoxelMorph for 2-D images, trained on at most 800 of the pairs, as well as it can be."""
+    ### BEGIN SOLUTION
+    torch.manual_seed(seed)
     model = VoxelMorph(2)
     optimizer = torch.optim.Adam(model.parameters())
     steps = 200
@@ -575,72 +627,21 @@ def train(pairs):
     ### END SOLUTION
 
 
-# %% nbgrader={"schema_version": 3, "grade_id": "train-check", "grade": true, "solution": false, "locked": true, "points": 6}
-# check: train-check
-from course_utils import fields, metrics, networks
+# %% nbgrader={"schema_version": 3, "grade_id": "train-well-check", "grade": true, "solution": false, "locked": true, "points": 3}
+# check: train-well-check
 from course_utils.data import loading
-from course_utils.grading import checks
+from course_utils.grading import trained
 
-
-class Budget(torch.utils.data.Dataset):
-    """The first pairs of a dataset, and no more of them than ``most``, however often they are
-    asked for."""
-
-    def __init__(self, pairs, most):
-        self.pairs, self.left = pairs, most
-
-    def __len__(self):
-        return len(self.pairs)
-
-    def __getitem__(self, index):
-        assert self.left > 0, (
-            "the budget of 800 pairs is spent: loader(pairs, batch_size=4, stop=800) ends there"
-        )
-        self.left -= 1
-        return self.pairs[index]
-
-
-def judge_training(model, pairs, labels):
-    """Assert that a network has learnt: overlap and folding, means over the pairs."""
-    before, after, folded = [], [], []
-    for item in pairs:
-        m, f, m_label, f_label = (
-            item[key][None] for key in ("moving", "fixed", "moving_label", "fixed_label")
-        )
-        with torch.no_grad():
-            u = model(m, f).displacement
-        before.append(metrics.dice(m_label, f_label, labels).nanmean().item())
-        after.append(
-            metrics.dice(fields.warp(m_label, u, mode="nearest"), f_label, labels).nanmean().item()
-        )
-        folded.append(metrics.folding_percent(u).item())
-    before, after, folded = (sum(values) / len(values) for values in (before, after, folded))
-    found = (
-        f"{len(pairs)} unseen pairs: Dice {before:.3f} before, {after:.3f} after, "
-        f"{folded:.2f} % folded"
-    )
-    assert after == after and folded == folded, (
-        f"{found}; the weights are no numbers: is the learning rate too high?"
-    )
-    assert abs(after - before) > 0.002, (
-        f"{found}; the network does nothing: do its weights change, and is the rate above 0?"
-    )
-    assert after > before, (
-        f"{found}; worse than nothing: which image is warped, and is it compared with the other "
-        "one?"
-    )
-    assert folded < 0.5, f"{found}; too much is folded: give the smoothness more weight"
-    assert after >= 0.62, (
-        f"{found}; 0.62 is asked for: use the whole budget, in larger steps (hints 1 to 3)"
-    )
-    return found
-
-
-trained = train(Budget(training_pairs, 800))
-assert isinstance(trained, networks.VoxelMorph), (
-    f"train should return a VoxelMorph, and returns a {type(trained).__name__}: is there a return?"
+reached = []
+for seed in range(3):
+    network = trained.trained_by(train_well, training_pairs, 800, seed)
+    reached.append(trained.learnt(network, test_pairs, list(cohort.info.labels), wanted=0.5)[0])
+mean = sum(reached) / len(reached)
+print(f"Dice {mean:.3f}, the mean of three seeds: {', '.join(f'{dice:.3f}' for dice in reached)}")
+assert mean >= 0.67, (
+    f"Dice {mean:.3f}, the mean of three seeds; 0.67 is asked for: larger steps, a schedule, and a "
+    "loss that suits these images (see the hints)"
 )
-print(judge_training(trained.eval(), test_pairs, list(cohort.info.labels)))
 ### BEGIN HIDDEN TESTS
 import itertools
 import pathlib
@@ -650,14 +651,15 @@ from course_utils.data import cohorts as datasets
 from course_utils.data import synthetic
 
 with tempfile.TemporaryDirectory() as folder:
-    synthetic.make_cohort(pathlib.Path(folder, "synthetic"), subjects=6, dimensions=2, seed=7)
+    synthetic.make_cohort(pathlib.Path(folder, "synthetic"), subjects=6, dimensions=2, seed=9)
     strangers = datasets.load_cohort("synthetic", folder)
     met = loading.load_subjects(strangers.subjects, strangers.info.recipe)
     both_ways = [datasets.Pair(*two) for two in itertools.permutations(strangers.subjects, 2)]
-    judge_training(trained, loading.PairDataset(met, both_ways), list(strangers.info.labels))
+    strange_pairs = loading.PairDataset(met, both_ways)
+    trained.learnt(network, strange_pairs, list(strangers.info.labels), wanted=0.5)
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# A few seconds of training, and people it has never met are registered better than before. The rest is scale, and the
+# Some seconds of training, and people it has never met are registered better than before. The rest is scale, and the
 # question of [07 NCC against SSD](../07_ncc_against_ssd.ipynb): how would one know that one network is better than
 # another?

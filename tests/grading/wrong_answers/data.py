@@ -41,6 +41,16 @@ WRONG = [
         "it should be a Tensor and is a ndarray",
     ),
     (
+        "intensities",
+        "low, high = np.percentile(image, (0.5, 99.5))\nreturn ((image.double() - low) / (high - low)).clip(0, 1)",
+        "should be torch.float32 and is torch.float64",
+    ),
+    (
+        "intensities",
+        "from course_utils.data.recipe import normalise\nreturn normalise(image)",
+        "asks for your own code",
+    ),
+    (
         "richest-slice",
         "k = int((label > 0).sum(dim=(0, 2, 3)).argmax())\nreturn k, image[:, k]",
         "sagittal slice (axis 0): the channel in front shifts",
@@ -191,4 +201,52 @@ def __getitem__(self, index):
 """,
         "",
     ),
+    (
+        "random-pairs",
+        SEQUENCE
+        + BOUNDS
+        + """\
+    n = len(self.subjects)
+    circle = np.random.default_rng(self.seed + index // n).permutation(n)
+"""
+        + NEIGHBOURS,
+        "draw from both numbers, not from their sum",
+    ),
+    (
+        "random-pairs",
+        SEQUENCE
+        + BOUNDS
+        + """\
+    n = len(self.subjects)
+    np.random.seed([self.seed, index // n])
+    circle = np.random.permutation(n)
+"""
+        + NEIGHBOURS,
+        "changes the global random state",
+    ),
 ]
+
+RIGHT = [
+    (
+        "random-pairs",
+        SEQUENCE
+        + BOUNDS
+        + """\
+    n = len(self.subjects)
+    circle = np.random.default_rng([self.seed, index // n]).permutation(self.subjects)
+    return circle[index % n], circle[(index + 1) % n]
+""",
+    ),
+    (
+        "random-pairs",
+        SEQUENCE
+        + BOUNDS
+        + """\
+    n = len(self.subjects)
+    generator = torch.Generator().manual_seed(1000003 * self.seed + index // n)
+    circle = torch.randperm(n, generator=generator).tolist()
+"""
+        + NEIGHBOURS,
+    ),
+]
+"""Answers that differ from the reference and are right."""

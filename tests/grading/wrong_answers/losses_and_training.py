@@ -23,10 +23,25 @@ moved, displacement, velocity = found.moved, found.displacement, found.velocity
 LOSS = "loss = ssd_loss(moved, fixed) + smoothness * diffusion_loss(velocity)\n"
 UPDATE = "optimizer.zero_grad()\nloss.backward()\noptimizer.step()\nreturn loss.item()"
 MODEL = """\
-torch.manual_seed(0)
+torch.manual_seed(seed)
 model = VoxelMorph(2)
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
 """
+
+
+def trained(loss, pairs="pairs"):
+    """Fifty steps."""
+    return f"""\
+for batch in loader({pairs}, batch_size=4, stop=200):
+    found, fixed = model(batch["moving"], batch["fixed"]), batch["fixed"]
+    moved = found.moved
+    loss = {loss}
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+return model
+"""
+
 
 WRONG = [
     ("ssd", "return (moved - fixed).square().sum()", "a sum in place of a mean"),
@@ -146,7 +161,7 @@ WRONG = [
     ("step", FORWARD + LOSS.replace("(velocity)", "(displacement)") + UPDATE, "the loss names the velocity"),
     ("step", FORWARD + LOSS.replace("+ smooth", "- smooth") + UPDATE, "smoothness is rewarded"),
     ("step", FORWARD + LOSS + UPDATE.replace(".item()", ""), ".item() makes one"),
-    ("train", "return VoxelMorph(2)", "the network does nothing"),
+    ("train", "return VoxelMorph(2)", "0 of the 800 pairs were asked for"),
     (
         "train",
         MODEL + "for batch in loader(pairs, batch_size=4, stop=8):\n    model(batch['moving'], batch['fixed'])",
@@ -159,41 +174,13 @@ WRONG = [
     ),
     (
         "train",
-        MODEL
-        + """\
-for batch in loader(pairs, batch_size=4, stop=40):
-    loss = -ssd_loss(model(batch["moving"], batch["fixed"]).moved, batch["fixed"])
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-return model
-""",
-        "worse than nothing",
+        MODEL + "for batch in loader(pairs, batch_size=4, stop=200):\n    pass\nreturn model",
+        "the network does nothing",
     ),
-    (
-        "train",
-        MODEL
-        + """\
-for batch in loader(pairs, batch_size=4, stop=80):
-    loss = ncc_loss(model(batch["moving"], batch["fixed"]).moved, batch["fixed"])
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-return model
-""",
-        "0.62 is asked for",
-    ),
-    (
-        "train",
-        MODEL.replace("2e-3", "0.5")
-        + """\
-for batch in loader(pairs, batch_size=4, stop=20):
-    loss = ssd_loss(model(batch["moving"], batch["fixed"]).moved, batch["fixed"])
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-return model
-""",
-        "",
-    ),
+    ("train", MODEL + trained("-ssd_loss(moved, fixed)"), "worse than nothing"),
+    ("train", MODEL + trained("ssd_loss(moved, fixed) + 20 * diffusion_loss(found.velocity)"), "0.59 is asked for"),
+    ("train", MODEL + trained("ssd_loss(moved, fixed)", "training_pairs"), "0 of the 800 pairs were asked for"),
+    ("train", MODEL.replace("2e-3", "0.5") + trained("ssd_loss(moved, fixed)"), ""),
+    ("train-well", "return VoxelMorph(2)", "0 of the 800 pairs were asked for"),
+    ("train-well", MODEL + trained("ssd_loss(moved, fixed)"), "the mean of three seeds"),
 ]

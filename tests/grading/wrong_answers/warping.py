@@ -227,3 +227,13 @@ WRONG = [
         "with wrong sign",
     ),
 ]
+
+RIGHT = [
+    (
+        "jacobian",
+        "u = displacement.double()\n"
+        "slopes = torch.gradient(u, dim=tuple(range(2, u.ndim)))\n"
+        "return torch.linalg.det(torch.stack(slopes, dim=-1).movedim(1, -2) + torch.eye(u.shape[1])).unsqueeze(1)",
+    ),
+]
+"""Answers that differ from the reference and are right."""

@@ -1,0 +1,102 @@
+"""What a check says of a network that a student's function has trained: does it overlap better, without folds?"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from course_utils import fields, metrics
+from course_utils.networks import RegistrationNetwork, VoxelMorph
+
+MOST_FOLDED = 0.5
+"""Percent of the voxels."""
+
+
+class Budget(Dataset):
+    """The first pairs of a dataset, and no more of them than `most`, however often they are asked for.
+
+    Args:
+        pairs: What is lent.
+        most: How many items may be asked for.
+
+    Attributes:
+        left: How many may still be.
+    """
+
+    def __init__(self, pairs: Dataset, most: int) -> None:
+        self.pairs, self.most, self.left = pairs, most, most
+
+    def __len__(self) -> int:
+        return len(self.pairs)  # ty: ignore[invalid-argument-type]
+
+    def __getitem__(self, index: int) -> Any:
+        """The pair.
+
+        Raises:
+            AssertionError: the budget is spent.
+        """
+        assert self.left > 0, (
+            f"the budget of {self.most} pairs is spent: loader(pairs, batch_size=4, stop={self.most}) ends there"
+        )
+        self.left -= 1
+        return self.pairs[index]
+
+
+def trained_by(train: Callable[[Dataset, int], Any], pairs: Dataset, most: int, seed: int) -> VoxelMorph:
+    """The network that `train(pairs, seed)` makes of `most` pairs, in evaluation mode.
+
+    Raises:
+        AssertionError: it makes no VoxelMorph, or has asked for hardly any of the pairs, or for too many.
+    """
+    budget = Budget(pairs, most)
+    model = train(budget, seed)
+    assert isinstance(model, VoxelMorph), (
+        f"it should return a VoxelMorph, and returns a {type(model).__name__}: is there a return?"
+    )
+    used = most - budget.left
+    assert used >= most / 4, (
+        f"{used} of the {most} pairs were asked for: train with the pairs that the function is given, and with most of "
+        "them"
+    )
+    return model.eval()
+
+
+def learnt(
+    model: RegistrationNetwork, pairs: Iterable[Mapping[str, Tensor]], labels: Sequence[int], wanted: float
+) -> tuple[float, str]:
+    """Mean Dice after registration, and a line that says it with what it was before and what folds.
+
+    Args:
+        model: Registers images of the pairs' dimension.
+        pairs: Items with `moving`, `fixed`, `moving_label`, `fixed_label`, each `(1, *spatial)`.
+        labels: Values of the structures.
+        wanted: The least Dice that will do.
+
+    Raises:
+        AssertionError: the network's weights are no numbers, it does nothing, it does harm, it folds more than
+            `MOST_FOLDED` percent, or it does not reach what is wanted; the message says what to look for.
+    """
+    rows = [_measured(model, item, labels) for item in pairs]
+    before, after, folded = torch.tensor(rows, dtype=torch.float64).mean(0).tolist()
+    found = f"{len(rows)} unseen pairs: Dice {before:.3f} before, {after:.3f} after, {folded:.2f} % folded"
+    assert after == after and folded == folded, f"{found}; the weights are no numbers: is the learning rate too high?"
+    assert abs(after - before) > 0.002, (
+        f"{found}; the network does nothing: do its weights change, and is the rate above 0?"
+    )
+    assert after > before, f"{found}; worse than nothing: which image is warped, and is it compared with the other one?"
+    assert folded < MOST_FOLDED, f"{found}; too much is folded: give the smoothness more weight"
+    assert after >= wanted, f"{found}; {wanted} is asked for: use the whole budget (see the hints)"
+    return after, found
+
+
+@torch.no_grad()
+def _measured(model: RegistrationNetwork, item: Mapping[str, Tensor], labels: Sequence[int]) -> tuple[float, ...]:
+    """Dice before and after, and percent folded."""
+    keys = ("moving", "fixed", "moving_label", "fixed_label")
+    moving, fixed, moving_label, fixed_label = (item[key][None] for key in keys)
+    displacement = model(moving, fixed).displacement
+    moved = fields.warp(moving_label, displacement, mode="nearest")
+    before, after = (metrics.dice(label, fixed_label, list(labels)).nanmean() for label in (moving_label, moved))
+    return before.item(), after.item(), metrics.folding_percent(displacement).item()
