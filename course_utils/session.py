@@ -10,7 +10,7 @@ import torch
 from monai.utils import set_determinism
 
 import course_utils
-from course_utils.data.cohorts import data_root
+from course_utils.data.cohorts import data_root, is_there
 from course_utils.data.registry import known_datasets
 from course_utils.errors import CourseError
 from course_utils.places import place
@@ -52,13 +52,17 @@ class Session:
         return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
 
 
-def start(seed: int | None = None) -> Session:
+def start(seed: int | None = None, *, real: str | None = None) -> Session:
     """Seed every generator and read what the user chose.
 
-    `COURSE_DATASET` names the data set (`synthetic` if unset), which may be one of the file `COURSE_REGISTRY` (see
-    `read_registry`), `COURSE_PROFILE` the profile (`full` if there is a CUDA device, else `quick`),
-    `MONAI_DATA_DIRECTORY` the data folder and `COURSE_RUNS` the folder for results (`data` and `runs` in the course's
-    folder, see `places`). `COURSE_SEED` is the seed where none is given, 0 if unset.
+    `COURSE_DATASET` names the data set (if unset, `real` where it is there, else `synthetic`), which may be one of the
+    file `COURSE_REGISTRY` (see `read_registry`), `COURSE_PROFILE` the profile (`full` if there is a CUDA device, else
+    `quick`), `MONAI_DATA_DIRECTORY` the data folder and `COURSE_RUNS` the folder for results (`data` and `runs` in the
+    course's folder, see `places`). `COURSE_SEED` is the seed where none is given, 0 if unset.
+
+    Args:
+        seed: Of the generators; None reads `COURSE_SEED`.
+        real: Name of the data set of people that suits the page, taken where the data folder holds it.
 
     Raises:
         CourseError: a data set or a profile that does not exist, a seed that is not a whole number from 0 on, or a
@@ -66,12 +70,14 @@ def start(seed: int | None = None) -> Session:
     """
     seed = _seed() if seed is None else seed
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    root, datasets = data_root(), known_datasets()
+    usual = "synthetic" if real is None or not is_there(datasets[real], root) else real
     session = Session(
-        dataset=_choice("COURSE_DATASET", "synthetic", tuple(known_datasets())),
+        dataset=_choice("COURSE_DATASET", usual, tuple(datasets)),
         profile=_choice("COURSE_PROFILE", "full" if device.type == "cuda" else "quick", PROFILES),
         device=device,
         seed=seed,
-        data_root=data_root(),
+        data_root=root,
         runs=place("COURSE_RUNS", "runs"),
         versions={
             "course_utils": course_utils.__version__,

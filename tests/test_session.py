@@ -28,6 +28,18 @@ def test_without_a_choice_it_is_the_builtin_cohort(monkeypatch):
     assert session.runs.name == "runs"
 
 
+def test_a_page_that_prefers_real_people_gets_them_where_they_are_and_the_user_overrides_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("MONAI_DATA_DIRECTORY", str(tmp_path))
+    assert start(real="oasis2d").dataset == "synthetic"
+    (tmp_path / "oasis2d").mkdir()
+    assert start(real="oasis2d").dataset == "synthetic"  # as a download that was stopped leaves it
+    (tmp_path / "oasis2d" / "OASIS_OAS1_0001_MR1").mkdir()
+    assert start(real="oasis2d").dataset == "oasis2d"
+    assert start().dataset == start(real="hippocampus").dataset == "synthetic"
+    monkeypatch.setenv("COURSE_DATASET", "synthetic")
+    assert start(real="oasis2d").dataset == "synthetic"
+
+
 def test_a_gpu_selects_the_full_profile_and_the_user_overrides_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert (start().profile, start().device.type) == ("full", "cuda")

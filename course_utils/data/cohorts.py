@@ -105,6 +105,12 @@ def load_slices(dataset: str, root: str | Path | None = None) -> Cohort:
     return load_cohort("synthetic", folder)
 
 
+def is_there(info: DatasetInfo, root: Path) -> bool:
+    """Whether the folder of a data set holds something."""
+    folder = root / info.folder
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def fetch(info: DatasetInfo, root: str | Path | None = None) -> Path:
     """Download and unpack a data set, or make the built-in one, below `root`; returns its folder.
 
@@ -113,12 +119,12 @@ def fetch(info: DatasetInfo, root: str | Path | None = None) -> Path:
     """
     root = Path(root) if root is not None else data_root()
     folder = root / info.folder
-    if folder.is_dir() and any(folder.iterdir()):
+    if is_there(info, root):
         return folder
     if info.name != "synthetic" and not info.url:
         raise CourseError(f"{info.name} has no address: put its files into {folder}")
     with in_turn(folder):
-        if folder.is_dir() and any(folder.iterdir()):  # another process has filled it meanwhile
+        if is_there(info, root):  # another process has filled it meanwhile
             return folder
         if info.name == "synthetic":
             make_cohort(folder)

@@ -32,14 +32,14 @@ if importlib.util.find_spec("course_utils") is None:
 
 from course_utils.session import start
 
-session = start()
+session = start(real="oasis2d")
 print(session)
 
 # %% [markdown]
 # ## Slices, because five networks are to be trained
 #
-# With `COURSE_DATASET=oasis2d` this page works on real coronal slices of 354 people; otherwise on slices of the built-in cohort,
-# which need no download. Nothing below depends on the number of dimensions.
+# Where the data folder holds `oasis2d` (`python -m course_utils download oasis2d`, 24 MB), this page works on real coronal slices;
+# otherwise on slices of the built-in cohort, which need no download. Nothing below depends on the number of dimensions.
 
 # %%
 from course_utils.data.cohorts import load_slices

@@ -32,7 +32,7 @@ if importlib.util.find_spec("course_utils") is None:
 
 from course_utils.session import start
 
-session = start()
+session = start(real="oasis2d")
 print(session)
 
 # %% [markdown]
@@ -142,7 +142,7 @@ assert 0.02 < missed < 0.5
 #
 # ## Three remedies at equal smoothness
 #
-# Slices again, so that six networks train in minutes; `COURSE_DATASET=oasis2d` takes real ones. Three kinds of network, each with two
+# Slices again, so that six networks train in minutes: real ones where the data folder holds `oasis2d`. Three kinds of network, each with two
 # weights of the smoothness; all of them predict at full resolution, where a field can fold from pixel to pixel:
 #
 # - a **displacement** network (`integration_steps=0`), kept in order by smoothness alone;

@@ -32,13 +32,13 @@ if importlib.util.find_spec("course_utils") is None:
 
 from course_utils.session import start
 
-session = start()
+session = start(real="oasis2d")
 print(session)
 
 # %% [markdown]
 # ## Slices, because five networks are to be trained
 #
-# With `COURSE_DATASET=oasis2d` these are coronal slices of real people; otherwise they are slices of the built-in cohort, which needs no
+# Where the data folder holds `oasis2d`, these are coronal slices of real people; otherwise they are slices of the built-in cohort, which needs no
 # download. All networks of this page work in 3-D too.
 
 # %%

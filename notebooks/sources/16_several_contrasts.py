@@ -33,13 +33,13 @@ if importlib.util.find_spec("course_utils") is None:
 
 from course_utils.session import start
 
-session = start()
+session = start(real="oasis2d")
 print(session)
 
 # %% [markdown]
 # ## One brain, two contrasts
 #
-# With `COURSE_DATASET=oasis2d` this page works on real coronal slices, otherwise on slices of the built-in cohort. Both have T1
+# Where the data folder holds `oasis2d`, this page works on real coronal slices, otherwise on slices of the built-in cohort. Both have T1
 # images only. So the second contrast is painted: every intensity of the T1 image gets another one, as a T2 image would have it,
 # and some noise. **This is the kindest case.** In a real T2 image two tissues that are equally grey in T1 may differ, and the
 # coil shades the picture. But it has one advantage: the right answer is known exactly.

@@ -32,13 +32,13 @@ if importlib.util.find_spec("course_utils") is None:
 
 from course_utils.session import start
 
-session = start()
+session = start(real="oasis2d")
 print(session)
 
 # %% [markdown]
 # ## Three candidates
 #
-# With `COURSE_DATASET=oasis2d` this page works on real coronal slices; otherwise on slices of the built-in cohort. The first two
+# Where the data folder holds `oasis2d`, this page works on real coronal slices; otherwise on slices of the built-in cohort. The first two
 # candidates cost nothing: the mean of the training images, and one of the people.
 
 # %%

@@ -33,7 +33,7 @@ if importlib.util.find_spec("course_utils") is None:
 
 from course_utils.session import start
 
-session = start()
+session = start(real="oasis2d")
 print(session)
 
 # %% [markdown]

@@ -32,7 +32,7 @@ if importlib.util.find_spec("course_utils") is None:
 
 from course_utils.session import start
 
-session = start()
+session = start(real="oasis2d")
 print(session)
 
 # %% [markdown]
@@ -154,7 +154,7 @@ assert size(tested) > 30 * size(plain)
 #
 # ## One network, and three to compare it with
 #
-# Slices again; `COURSE_DATASET=oasis2d` takes real ones. The networks predict displacements, which nothing but the smoothness keeps
+# Slices again, real ones where the data folder holds `oasis2d`. The networks predict displacements, which nothing but the smoothness keeps
 # from folding (notebook 13).
 
 # %%

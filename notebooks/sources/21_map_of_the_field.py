@@ -32,13 +32,13 @@ if importlib.util.find_spec("course_utils") is None:
 
 from course_utils.session import start
 
-session = start()
+session = start(real="oasis2d")
 print(session)
 
 # %% [markdown]
 # ## A pair to register
 #
-# Slices of whole brains. With `COURSE_DATASET=oasis2d` they are coronal slices of real people, and the structures were outlined by
+# Slices of whole brains. Where the data folder holds `oasis2d`, they are coronal slices of real people, and the structures were outlined by
 # FreeSurfer; otherwise they are slices of the built-in cohort, which needs no download.
 
 # %%
@@ -274,7 +274,7 @@ else:
 
 # %% [markdown]
 # The answer depends on the data, and that is the point. The network that ships was trained on 267 real slices. On slices of the same
-# data set (`COURSE_DATASET=oasis2d`) it is about as good as optimisation, or a little better; on the built-in cohort, which
+# data set (`oasis2d`) it is about as good as optimisation, or a little better; on the built-in cohort, which
 # it never saw, optimisation wins clearly, even over the labels. A paper that shows one of the two tables tells half of the truth.
 #
 # The third claim is tested by a change that leaves the anatomy as it is: the *negative* of the same slices, bright where they were dark. The
