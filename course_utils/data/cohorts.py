@@ -102,7 +102,8 @@ def load_slices(dataset: str, root: str | Path | None = None) -> Cohort:
         return load_cohort(dataset, root)
     folder = Path(data_root() if root is None else root) / "slices"
     make_cohort(folder / "synthetic", subjects=60, dimensions=2)
-    return load_cohort("synthetic", folder)
+    cohort = load_cohort("synthetic", folder)
+    return replace(cohort, info=replace(cohort.info, orientation="RS"))
 
 
 def is_there(info: DatasetInfo, root: Path) -> bool:

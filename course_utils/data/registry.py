@@ -44,6 +44,8 @@ class DatasetInfo:
             their headers' affines unused.
         members: Patterns of the archive's members that are needed; empty means all.
         validation: Subjects that a public challenge validates on: they are the val split, and never trained on.
+        orientation: Where the array axes lead, a letter each as in nibabel's axis codes, for pictures; empty where
+            volumes are brought to RAS, or nobody knows.
     """
 
     name: str
@@ -63,6 +65,12 @@ class DatasetInfo:
     aligned: bool = False
     members: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    orientation: str = ""
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """What a picture of its images takes: `spacing` and `orientation`, arguments of the functions of `plotting`."""
+        return {"spacing": list(self.spacing), "orientation": self.orientation or None}
 
     @property
     def recipe(self) -> Recipe:
@@ -132,6 +140,7 @@ DATASETS: dict[str, DatasetInfo] = {
             aligned=True,
             members=("*slice_norm.nii.gz", "*slice_seg*.nii.gz", "*.txt"),
             validation=LEARN2REG_VALIDATION,
+            orientation="LI",
         ),
         DatasetInfo(
             name="oasis",
@@ -149,6 +158,7 @@ DATASETS: dict[str, DatasetInfo] = {
             aligned=True,
             members=("*aligned_norm.nii.gz", "*aligned_seg*.nii.gz", "*.txt"),
             validation=LEARN2REG_VALIDATION,
+            orientation="LIA",
         ),
         DatasetInfo(
             name="learn2reg",

@@ -125,7 +125,8 @@ class View:
         for axis, wanted, side in ((self.horizontal, x, ax.xaxis), (self.vertical, y, ax.yaxis)):
             side.set_major_locator(MaxNLocator(4, integer=True))
             if wanted:
-                direction = f"{_WORDS[_ENDS[self.codes[axis]]]}, {'xyz'[axis]}" if self.codes else f"axis {axis}"
+                name = f"axis {axis}" if self.axis is None else "xyz"[axis]
+                direction = f"{_WORDS[_ENDS[self.codes[axis]]]}, {name}" if self.codes else name
                 side.set_label_text(f"{direction} (voxels)", fontsize="small")
             else:
                 side.set_tick_params(labelleft=False, labelbottom=False)

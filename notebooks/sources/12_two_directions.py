@@ -62,10 +62,13 @@ print(
 from course_utils.plotting import panel
 
 images = {"moving": item["moving"], "fixed": item["fixed"]}
-panel(images, labels={side: item[f"{side}_label"] for side in images}, spacing=spacing)
+outlines = {side: item[f"{side}_label"] for side in images}
+deep = ("ventric", "thal", "deep")
+drawn = {v: name for v, name in labels.items() if any(part in name.lower() for part in deep)}
+panel(images, labels=outlines, names=drawn, **cohort.info.view)
 
 # %% [markdown]
-# Two people, and the outlines of their structures. Which of them is the moving one was decided by the order of a list.
+# Two people, and the outlines of some structures deep inside. Which of them is the moving one was decided by the order of a list.
 
 # %% [markdown]
 # ## Ask twice
@@ -300,7 +303,7 @@ deformed_grid(
     {f"{name}: {swap[name]:.2f}": there_and_back(model) for name, model in methods.items()},
     step=moving.shape[2] // 16,
     columns=3,
-    spacing=spacing,
+    **cohort.info.view,
 )
 
 # %% [markdown]
@@ -316,9 +319,11 @@ for (name, table), colour, marker in zip(tables.items(), colours, "osd^v", stric
     dice = table.groupby("pair")["dice_after"].mean()
     home = sanity[name].set_index("pair")["swap_voxels"].loc[dice.index]
     axes.scatter(home, dice, 14, color=colour, marker=marker, label=name)
-axes.set(
-    xscale="log", xlabel="there and back: mean distance from home, pixels", ylabel="mean Dice after"
-)
+axes.set(xscale="log", ylabel="mean Dice after")
+axes.set_xlabel("there and back: mean distance from home, pixels")
+ticks = [0.01, 0.03, 0.1, 0.3, 1.0]
+axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+axes.minorticks_off()
 axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 axes.spines[["top", "right"]].set_visible(False)
 figure

@@ -168,7 +168,7 @@ test_pairs = PairDataset(subjects, cohort.distinct_pairs("test", 20))
 from course_utils.plotting import panel
 
 item = test_pairs[0]
-panel({"moving": item["moving"], "fixed": item["fixed"]}, spacing=list(cohort.info.spacing))
+panel({"moving": item["moving"], "fixed": item["fixed"]}, **cohort.info.view)
 
 # %%
 KINDS = {
@@ -254,7 +254,7 @@ pair = max(pairs, key=folded_inside)  # where the labelled structures fold most
 print(f"{pair['name']}: {folded_inside(pair):.2f} % of the labelled area is turned over")
 fields = {kind: field_of(kind, pair) for kind in KINDS}
 worst = {kind: simplex_determinants(field)[0].amin(1) for kind, field in fields.items()}
-folds(worst, pair["fixed"], spacing=spacing)
+folds(worst, pair["fixed"], **cohort.info.view)
 
 # %% [markdown]
 # And the same displacement counted twice: by central differences, and between the neighbours.
@@ -269,7 +269,7 @@ share = {way: 100 * (values <= 0).float().mean().item() for way, values in count
 for way, percent in share.items():
     print(f"{way:<20} {percent:.2f} % folded")
 assert share["between neighbours"] > 1.2 * share["central differences"]
-folds(counted, pair["fixed"], spacing=spacing)
+folds(counted, pair["fixed"], **cohort.info.view)
 
 # %% [markdown]
 # Central differences step over many of them. (A network of half resolution, the course's default, folds less, and where it does its

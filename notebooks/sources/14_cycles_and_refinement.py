@@ -391,7 +391,7 @@ def folded_inside(pair):
 pair = max((test_pairs[n] for n in range(len(test_pairs))), key=folded_inside)
 shown = ["plain", "penalty", "cycle", "CycleMorph", "refined", "refined, penalty"]
 worst = {name: simplex_determinants(field_of(name, pair))[0].amin(1) for name in shown}
-folds(worst, pair["fixed"], spacing=spacing, columns=3)
+folds(worst, pair["fixed"], **cohort.info.view, columns=3)
 
 # %% [markdown]
 # ## When to take what

@@ -81,7 +81,7 @@ def as_t2(image, noise=0.03):
 
 t1 = pairs[0]["fixed"][None]  # (1, 1, H, W), from 0 to 1
 t2 = as_t2(t1)
-panel({"T1": t1, "the same slice, painted as T2": t2}, spacing=spacing)
+panel({"T1": t1, "the same slice, painted as T2": t2}, **cohort.info.view)
 
 # %% [markdown]
 # ## What they have in common: the joint histogram
@@ -190,7 +190,7 @@ seen = {
     "T1: above against left": mind(t1, 1, 2)[:, :1],
     "T2: the same": mind(t2, 1, 2)[:, :1],
 }
-panel(seen, columns=4, spacing=spacing)
+panel(seen, columns=4, **cohort.info.view)
 
 # %%
 brain = t1 > 0
@@ -329,7 +329,7 @@ error = {name: left_over(field) for name, field in found.items()}
 print(", ".join(f"{name} {pixels:.2f}" for name, pixels in error.items()), "pixels from home")
 assert error["MI"] < 0.5 and error["MI"] < error["SSD"] / 4
 brought = {f"T2, {name}": warp(turned, u, padding="zeros") for name, u in found.items()}
-panel({"T1, fixed": t1} | brought, columns=4, spacing=spacing)
+panel({"T1, fixed": t1} | brought, columns=4, **cohort.info.view)
 
 # %% [markdown]
 # On files, the same is `python -m course_utils register --affine-similarity mi`.

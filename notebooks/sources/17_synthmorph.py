@@ -87,7 +87,9 @@ from course_utils.plotting import panel
 
 item = test_pairs[0]
 panel(
-    {name: change(item["fixed"]) for name, change in CONTRASTS.items()}, columns=4, spacing=spacing
+    {name: change(item["fixed"]) for name, change in CONTRASTS.items()},
+    columns=4,
+    **cohort.info.view,
 )
 
 # %% [markdown]
@@ -200,7 +202,7 @@ shaded = blurred * interpolate(factor, size=grey.shape[2:], mode="bilinear")
 ranged = (shaded - shaded.min()) / (shaded.max() - shaded.min())
 image = ranged**1.2
 shown = {"a grey value each": grey, "noise, blur": blurred, "shade, range, exponent": image}
-panel(shown, spacing=spacing)
+panel(shown, **cohort.info.view)
 
 # %% [markdown]
 # The tested version is `paint_labels`. All its numbers are drawn anew for every image: how much noise each structure has, how much
@@ -211,7 +213,7 @@ panel(shown, spacing=spacing)
 from course_utils.objectives import Colours, paint_labels
 
 six = paint_labels(label.expand(6, -1, -1, -1), Colours())
-panel({f"painting {n + 1}": six[n] for n in range(6)}, columns=3, spacing=spacing)
+panel({f"painting {n + 1}": six[n] for n in range(6)}, columns=3, **cohort.info.view)
 
 # %%
 plain = paint_labels(label, Colours(noise=0, bias=0, gamma=0))  # blur is all that is left
@@ -242,10 +244,10 @@ field = integrate(velocity)
 bent = warp(label, field, mode="nearest")
 print(f"moved by {field.norm(dim=1).mean():.1f} pixels on average")
 assert jacobian_determinant(field).min() > 0  # nothing folds
-deformed_grid({"by hand": field}, step=8, spacing=spacing)
+deformed_grid({"by hand": field}, step=8, **cohort.info.view)
 
 # %%
-panel({"the map": grey, "bent, in the same colours": values[bent.long()]}, spacing=spacing)
+panel({"the map": grey, "bent, in the same colours": values[bent.long()]}, **cohort.info.view)
 
 # %% [markdown]
 # ## The loss, by hand
@@ -506,7 +508,7 @@ painter = Compose(
 ).set_random_state(session.seed)
 monai = {f"MONAI, {n + 1}": painter(label[0]) for n in range(3)}
 assert all(image.min() >= 0 and image.max() <= 1 for image in monai.values())
-panel(monai, spacing=spacing)
+panel(monai, **cohort.info.view)
 
 # %% [markdown]
 # **The same in voxelmorph.** SynthMorph comes from there: `train_synthmorph.py` of the TensorFlow version, whose generator is

@@ -56,7 +56,7 @@ image = {s: loaded[s]["image"][None].to(session.device) for s in cohort.subjects
 label = {s: loaded[s]["label"][None].to(session.device) for s in cohort.subjects}
 mean, one = mean_image(image[s] for s in train), image[train[0]]
 print(f"{cohort.info.name}: a mean of {len(train)} people, {len(test)} others to measure on")
-panel({"mean image": mean, "one subject": one}, spacing=spacing)
+panel({"mean image": mean, "one subject": one}, **cohort.info.view)
 
 # %% [markdown]
 # **Predict:** which of the two is better to carry labels from many people to a new one, and by how much? And can an image be as
@@ -251,7 +251,7 @@ assert sharp["learnt"] > sharp["mean image"]
 
 panel(
     {f"{name}: Dice {dice[name]:.3f}": models[name].template().detach() for name in models},
-    spacing=spacing,
+    **cohort.info.view,
     limits=(0, 1),
 )
 
@@ -281,7 +281,7 @@ chance = sum(probabilities[:, values.index(value)] for value in VENTRICLES)
 pictures = {"template": template, "probability: ventricles": chance, "share of the winner": share}
 drawn = {value: name for value, name in labels.items() if ventricle(name) or "thal" in name.lower()}
 outlines = {"template": winners}
-panel(pictures, labels=outlines, names=drawn, spacing=spacing, limits=(0, 1))
+panel(pictures, labels=outlines, names=drawn, **cohort.info.view, limits=(0, 1))
 
 # %%
 assert share.min() > 0 and ((probabilities.sum(1) - 1).max() < 1e-4)
@@ -315,7 +315,7 @@ images = {
     "averaged groupwise": averaged,
     "learnt from all": template,
 }
-panel(images, spacing=spacing, limits=(0, 1))
+panel(images, **cohort.info.view, limits=(0, 1))
 
 # %% [markdown]
 # Averages of well registered images are sharp too. What averaging lacks is a term that keeps it in the middle: each round may carry
@@ -374,7 +374,7 @@ def at_value(value):
 
 
 templates = {f"{attribute} {value:g}": at_value(value) for value in at}
-panel(templates, spacing=spacing, limits=(0, 1))
+panel(templates, **cohort.info.view, limits=(0, 1))
 
 # %% [markdown]
 # ## Three rulers, of which one leaks and one sees badly

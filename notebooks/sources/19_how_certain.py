@@ -81,7 +81,9 @@ moving, fixed, truth, inside = pairs[0]
 from course_utils.plotting import panel
 
 far = truth.norm(dim=1)[0]
-panel({"moving": moving[0, 0], "fixed": fixed[0, 0], "true distance, pixels": far}, spacing=spacing)
+panel(
+    {"moving": moving[0, 0], "fixed": fixed[0, 0], "true distance, pixels": far}, **cohort.info.view
+)
 
 # %% [markdown]
 # ## A distribution, by hand
@@ -233,7 +235,7 @@ pictures = {"error of the ensemble": errors["ensemble"][0]}
 pictures |= {f"{name}: what it says": spreads[name][0] for name in spreads}
 panel(
     {name: (each * inside)[0, 0] for name, each in pictures.items()},
-    spacing=spacing,
+    **cohort.info.view,
     cmap="magma",
     columns=2,
 )

@@ -356,7 +356,7 @@ item = max((test_pairs[n] for n in range(len(test_pairs))), key=differs)
 print(f"{item['name']}: what the two ends of the knob do is {differs(item):.2f} pixel apart")
 fields = {f"weight {w:.2g}": answer(item, w) for w in weights[::2]}
 STEP = item["fixed"].shape[1] // 20
-deformed_grid(fields, step=STEP, columns=5, spacing=list(cohort.info.spacing))
+deformed_grid(fields, step=STEP, columns=5, **cohort.info.view)
 
 # %% [markdown]
 # In a running notebook, turn it yourself: 0 is the smallest weight, 1 the largest. (On a page that is only read, you have the five
@@ -369,7 +369,7 @@ import ipywidgets
 def turned(position):
     w = RANGE.weight(position)
     grid = {f"weight {w:.2g}": answer(item, w)}
-    return deformed_grid(grid, step=STEP, spacing=list(cohort.info.spacing))
+    return deformed_grid(grid, step=STEP, **cohort.info.view)
 
 
 _ = ipywidgets.interact(turned, position=(0.0, 1.0, 0.05))

@@ -61,7 +61,7 @@ item = test_pairs[0]
 moving, fixed = (
     item[side][None].to(session.device) for side in ("moving", "fixed")
 )  # (1, 1, H, W)
-panel({"moving": item["moving"], "fixed": item["fixed"]}, spacing=spacing)
+panel({"moving": item["moving"], "fixed": item["fixed"]}, **cohort.info.view)
 
 # %% [markdown]
 # ## Question 1: what moves?
@@ -313,7 +313,7 @@ assert (
     lost["network"] > lost["free field"] + 0.02
     and lost["network that saw labels"] > lost["free field"] + 0.02
 )
-panel({"moving": turned["moving"], "fixed": turned["fixed"]}, spacing=spacing)
+panel({"moving": turned["moving"], "fixed": turned["fixed"]}, **cohort.info.view)
 
 # %% [markdown]
 # The networks lose more than the optimisation: they had learnt *this* contrast. Pages 16 and 17 are about what helps: similarities that
