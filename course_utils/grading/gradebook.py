@@ -14,6 +14,7 @@ import pandas as pd
 
 from course_utils.files import replacing
 from course_utils.grading.grades import PASSED, ClassGrades, Grade
+from course_utils.grading.printable import cell
 from course_utils.plotting import Figure
 from course_utils.plotting import grades as figure_of_grades
 
@@ -31,19 +32,18 @@ pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; white-space: pre-wr
 def table(grades: Sequence[Grade]) -> pd.DataFrame:
     """One row for each student and assignment: points of every exercise, `total`, `out_of` and `status`.
 
-    An exercise of another assignment is empty. A student's name that a spreadsheet would take for a formula is quoted.
+    An exercise of another assignment is empty. No text ends a line or is a formula; see `printable.cell`.
     """
     rows = []
     for grade in grades:
         points = {exercise.grade_id: exercise.points for exercise in grade.exercises}
-        student = f"'{grade.student}" if grade.student[:1] in ("=", "+", "-", "@") else grade.student
-        rows.append({"student": student, "assignment": grade.assignment} | points)
+        rows.append({"student": cell(grade.student), "assignment": grade.assignment} | points)
     exercises = list(dict.fromkeys(e.grade_id for grade in sorted(grades, key=_order) for e in grade.exercises))
     frame = pd.DataFrame(rows, columns=["student", "assignment", *exercises])
     frame[exercises] = frame[exercises].astype("Int64")
     frame["total"] = [grade.total for grade in grades]
     frame["out_of"] = [grade.out_of for grade in grades]
-    frame["status"] = [grade.status for grade in grades]
+    frame["status"] = [cell(grade.status) for grade in grades]
     return frame
 
 
