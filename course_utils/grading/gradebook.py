@@ -63,8 +63,9 @@ def solved(grades: Sequence[Grade]) -> dict[str, float]:
 
 
 def histogram(grades: Sequence[Grade]) -> Figure:
-    """How the class did; see `course_utils.plotting.grades`."""
-    return figure_of_grades([grade.total / grade.out_of for grade in grades if grade.out_of], solved(grades))
+    """How those did who handed in; see `course_utils.plotting.grades`."""
+    handed_in = [grade for grade in grades if grade.where]
+    return figure_of_grades([grade.total / grade.out_of for grade in handed_in if grade.out_of], solved(handed_in))
 
 
 def write(graded: ClassGrades, out: Path) -> None:
@@ -86,7 +87,7 @@ def write(graded: ClassGrades, out: Path) -> None:
             path.unlink()
     with replacing(out / "grades.json") as partial:
         partial.write_text(_details(graded), encoding="utf-8")
-    if any(grade.out_of for grade in graded.grades):
+    if any(grade.where and grade.out_of for grade in graded.grades):
         with replacing(out / "histogram.png") as partial:
             histogram(graded.grades).savefig(partial, format="png", dpi=120)
     with replacing(out / "grades.csv") as partial:
@@ -105,7 +106,8 @@ def _details(graded: ClassGrades) -> str:
         fields = {"student": grade.student, "assignment": grade.assignment, "file": grade.where}
         totals = {"total": grade.total, "out_of": grade.out_of, "status": grade.status}
         submissions.append({**fields, **totals, "exercises": exercises, "feedback": f"feedback/{page_name(grade)}"})
-    return json.dumps({"denied": graded.denied, "submissions": submissions}, indent=1, ensure_ascii=False)
+    whole = {"denied": graded.denied, "remarks": graded.remarks, "submissions": submissions}
+    return json.dumps(whole, indent=1, ensure_ascii=False)
 
 
 def page_name(grade: Grade) -> str:

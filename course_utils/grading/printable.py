@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 FORMULA = tuple("=+-@＝＋－＠")
@@ -28,6 +29,12 @@ def cell(text: str) -> str:
     """The text for a cell of a spreadsheet: printable, and quoted where it would be a formula."""
     shown = printable(text)
     return f"'{shown}" if re.sub(r"^(?:\s|\\[a-z0-9]+)+", "", shown).startswith(FORMULA) else shown
+
+
+def some(names: Sequence[str], most: int = 20) -> str:
+    """Names in a line, with commas; how many more there are, where they are many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _escaped(character: str) -> str:

@@ -66,12 +66,13 @@ def test_a_folder_named_like_another_student_is_its_owner_s(tmp_path, count, her
     assert [where for student, where, _ in found(tmp_path) if student == "ada"] == [f"ada/{WORK}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["txt", "ipynb"])
 @pytest.mark.parametrize("packed", [True, False])
 def test_ten_thousand_empty_files_of_one_student_hide_nobody(tmp_path, suffix, packed):
     empty = [f"mallory/{number}.{suffix}" for number in range(10_001)]
     if packed:
-        files = {where: b"" for where in empty}
+        files = dict.fromkeys(empty, b"")
         content = zipped(**{f"ada/{WORK}": b"{}"}, **files, **{f"zoe/{WORK}": b"{}"})
         (tmp_path / "class.zip").write_bytes(content)
     else:
@@ -177,6 +178,7 @@ def _nest(folder, depth):
     os.close(here)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="grading is for Linux")
 @pytest.mark.parametrize("depth", [1500, 3000])
 def test_folders_nested_deeper_than_python_recurses_end_no_batch(tmp_path, depth, nested):
