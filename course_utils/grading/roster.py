@@ -20,7 +20,7 @@ LARGEST = 10_000_000
 """Bytes of a roster."""
 
 HEADERS = {
-    "name": ("name", "full name", "fullname", "student", "student name", "display name", "nom complet", "teilnehmer"),
+    "name": ("name", "full name", "fullname", "student", "student name", "display name", "teilnehmer"),
     "first": ("first name", "firstname", "given name", "vorname", "prénom", "nombre"),
     "last": ("last name", "lastname", "surname", "family name", "nachname", "nom", "apellidos"),
     "id": (
