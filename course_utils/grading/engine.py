@@ -100,10 +100,12 @@ def grade(
     stop = threading.Event()
     fresh: set[str] = set()
 
-    def outcome(understood: Understood, assignment: Assignment, alone: bool) -> _Remembered:
+    def outcome(understood: Understood, assignment: Assignment, alone: bool) -> tuple[_Remembered, bool]:
+        """What came of a notebook, and whether that has to be seen once more before it is remembered."""
         key = _hash([settings, _content(assignment.notebook), understood.solutions])
         path = None if cache is None else cache / f"{key}.json"
         known = _remembered(path) if path is not None and (not force or key in fresh) else None
+        doubtful = False
         if known is None:
             processor = free.get()
             try:
@@ -111,10 +113,11 @@ def grade(
                 known = _Remembered(*run.grade(understood.solutions))
             finally:
                 free.put(processor)
-            if path is not None and (alone or not known.is_of_the_moment):
+            doubtful = path is not None and not alone and known.is_of_the_moment
+            if path is not None and not doubtful:
                 _remember(path, known)
                 fresh.add(key)
-        return known
+        return known, doubtful
 
     def work(submission: Submission, alone: bool = False) -> _Worked:
         assignment = None
@@ -123,9 +126,8 @@ def grade(
             assignment = by_name.get(understood.assignment)
             if assignment is None or understood.problem is not None:
                 return _Worked(submission, _nothing(submission, assignment, understood.problem or ""))
-            known = outcome(understood, assignment, alone)
+            known, again = outcome(understood, assignment, alone)
             exercises = with_hints(known.exercises, understood.elsewhere)
-            again = cache is not None and not alone and known.is_of_the_moment
             return _Worked(submission, _grade(submission, assignment, known.status, exercises), True, again)
         except CourseError:
             raise

@@ -182,6 +182,8 @@ def test_what_may_be_the_machine_s_doing_is_run_again_alone_before_it_is_remembe
     assert first.grades[1].status == f"graded; word: {outcome}"
     assert grade(of_three, assignments, workers=2, cache=tmp_path) == first
     assert len(ran) == 5  # twice is enough
+    grade(of_three, assignments, workers=2)
+    assert len(ran) == 8  # nothing is remembered, and nothing run again
 
 
 def test_what_was_stopped_before_its_second_run_is_not_remembered(assignments, of_three, tmp_path, flaky, monkeypatch):
