@@ -1,7 +1,9 @@
-"""What Ctrl-C does in the first seconds of a command; imports next to nothing, as it must be there before all else."""
+"""What stops a command: Ctrl-C, from its first second on, and SIGTERM; imports next to nothing, to be there first."""
 
+import contextlib
 import os
 import signal
+from collections.abc import Generator
 from types import FrameType
 
 STOPPED = "stopped by Ctrl-C: run the command again to go on"
@@ -21,6 +23,21 @@ def raise_at_ctrl_c() -> None:
     """Take back what `end_at_ctrl_c` did: a command that has begun may have to save its work."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def stopping_at_sigterm() -> Generator[None]:
+    """Let SIGTERM, within the block, end it as Ctrl-C does: what has been begun is taken back, and a line says so."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would disturb the taking back
+        raise KeyboardInterrupt("stopped by SIGTERM: run the command again to go on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_of_ctrl_c(error: BaseException | None) -> bool:

@@ -15,6 +15,10 @@ from course_utils.grading import gradebook
 from course_utils.grading.assignments import Assignment, assignment_sources, read_assignment
 from course_utils.grading.engine import grade, processors
 from course_utils.grading.grades import ClassGrades, Grade
+from course_utils.grading.names import nobody_is_known
+from course_utils.grading.recognition import Roster
+from course_utils.grading.roll_call import by_person, call
+from course_utils.grading.roster import read_roster
 from course_utils.grading.run import LIMITS, Limits
 from course_utils.grading.submissions import find_submissions
 from course_utils.grading.visible import visible_assignment
@@ -33,6 +37,8 @@ def grade_class(
     assignments: Path = SOURCES,
     workers: int = 0,
     limits: Limits = LIMITS,
+    roster: Path | None = None,
+    force: bool = False,
     progress: bool = False,
 ) -> ClassGrades:
     """Grade a class, and write its table, its details, its histogram and a page for each student.
@@ -45,16 +51,23 @@ def grade_class(
         assignments: folder of the assignments' sources, with hidden tests.
         workers: submissions at a time; 0 is one for each processor.
         limits: of a submission.
+        roster: a list of the class; see `course_utils.grading.roster`.
+        force: grade again what is remembered, too.
         progress: tell on stderr how many are done.
 
     Raises:
-        CourseError: something needed is not installed or not there, `out` cannot be written, or the machine lets
-            submissions not be graded.
+        CourseError: something needed is not installed or not there, the roster is none, `out` cannot be written, or
+            the machine lets submissions not be graded.
     """
     _check_machine()
     check_room(out)
+    of_class = None if roster is None else Roster(read_roster(roster))
     given = [Assignment(source.stem, read_assignment(source)) for source in assignment_sources(assignments)]
-    found = find_submissions(submissions, [assignment.name for assignment in given])
+    is_known = nobody_is_known if of_class is None else of_class.has
+    found = find_submissions(submissions, [assignment.name for assignment in given], is_known)
+    who = None if of_class is None else of_class.recognise(each.student for each in found)
+    if of_class is not None and who is not None:
+        found = by_person(found, of_class.people, who)
     out.mkdir(parents=True, exist_ok=True)
     shown, environment = _cohort_in_view()
     graded = grade(
@@ -65,8 +78,11 @@ def grade_class(
         shown=shown,
         environment=environment,
         cache=out / ".cache",
+        force=force,
         progress=progress,
     )
+    if of_class is not None and who is not None:
+        graded = call(graded, of_class.people, who, given)
     gradebook.write(graded, out)
     return graded
 

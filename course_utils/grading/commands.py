@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from course_utils.commands.settings import Settings
+from course_utils.commands.stopping import stopping_at_sigterm
 from course_utils.grading import gradebook
 from course_utils.grading.classroom import SOURCES, check_notebook, grade_class
+from course_utils.grading.printable import some
 from course_utils.grading.run import Limits
 
 
@@ -21,39 +23,51 @@ def grade(
     cell_timeout: Annotated[float, typer.Option(help="Seconds for a cell.", min=1)] = Limits.cell_seconds,
     timeout: Annotated[float, typer.Option(help="Seconds for a submission.", min=1)] = Limits.seconds,
     memory: Annotated[float, typer.Option(help="GB for a submission.", min=0.5)] = Limits.memory / 1e9,
+    roster: Annotated[
+        Path | None, typer.Option(help="CSV file of the class: everybody on it gets a row.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Grade again what was graded before, too.")] = False,
 ) -> None:
     """Grade a class of submissions, each in a sandbox, and write a table and a page for each student.
 
     Run again, it grades only what has changed. A student's name comes from Moodle's, Canvas's, Blackboard's,
     Brightspace's or ILIAS's names, from the folder STUDENT or from STUDENT_02_topic.ipynb. Of several notebooks of
-    one assignment the best counts; where these may be of several people, a warning says so.
+    one assignment the best counts; where these may be of several people, a warning says so. A roster has a column
+    name, id or email; who is not on it, or may be several of it, is told.
 
     \b
-    Example:
+    Examples:
       python -m course_utils grade submissions.zip --out grades
+      python -m course_utils grade submissions.zip --roster class.csv --out grades
     """
-    graded = grade_class(
-        submissions,
-        out,
-        assignments=assignments,
-        workers=workers,
-        limits=Limits(cell_timeout, timeout, int(memory * 1e9)),
-        progress=not Settings.current().quiet,
-    )
+    with stopping_at_sigterm():
+        graded = grade_class(
+            submissions,
+            out,
+            assignments=assignments,
+            workers=workers,
+            limits=Limits(cell_timeout, timeout, int(memory * 1e9)),
+            roster=roster,
+            force=force,
+            progress=not Settings.current().quiet,
+        )
     typer.echo(gradebook.table(graded.grades).to_string(index=False, na_rep=""))
     for each in graded.grades:
         if len(each.places) > 1:
             typer.echo(
                 f"warning: files from several places were taken for one student's, {each.student} "
-                f"({each.assignment or 'no assignment'}; {', '.join(each.places)}): if they are several people's, put "
+                f"({each.assignment or 'no assignment'}; {some(each.places)}): if they are several people's, put "
                 "each into a folder with the person's name and grade again",
                 err=True,
             )
+    for remark in graded.remarks:
+        typer.echo(f"warning: {remark}", err=True)
     if graded.denied:
         typer.echo(
             f"not isolated: {graded.denied}; the network and other files were in reach of the submissions", err=True
         )
-    typer.echo(f"{len(graded.grades)} submissions; see {out / 'grades.csv'} and {out / 'feedback'}")
+    handed_in = sum(bool(each.where) for each in graded.grades)
+    typer.echo(f"{handed_in} submissions; see {out / 'grades.csv'} and {out / 'feedback'}")
 
 
 def check(

@@ -22,13 +22,22 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.errors import CourseError
 from course_utils.files import replacing
 from course_utils.grading.assignments import Assignment
-from course_utils.grading.grades import MISSING, NOT_RUN, ClassGrades, ExerciseGrade, Grade
-from course_utils.grading.merge import understand, with_hints
+from course_utils.grading.grades import (
+    KERNEL_DIED,
+    MISSING,
+    NOT_RUN,
+    TIME_LIMIT,
+    ClassGrades,
+    ExerciseGrade,
+    Grade,
+)
+from course_utils.grading.merge import Understood, understand, with_hints
+from course_utils.grading.printable import some
 from course_utils.grading.run import LIMITS, Limits, Run, scratch_folder
 from course_utils.grading.sandbox import PACKAGE, Sandbox, denied, own_environment
 from course_utils.grading.submissions import Submission
@@ -39,7 +48,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 MOST_FAILURES = 3
-"""So many submissions that the machine fails to grade end the whole."""
+"""Students of whom nothing could be graded, before it is given up where nobody else could be either."""
 
 
 def grade(
@@ -51,12 +60,16 @@ def grade(
     shown: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
     cache: Path | None = None,
+    force: bool = False,
     progress: bool = False,
 ) -> ClassGrades:
     """Grade submissions, each (student, assignment) once.
 
     A student who handed in an assignment several times gets the best of them, whatever their order. A submission at
-    which this very program fails is not graded, which its status says; the others are.
+    which the machine or this very program fails is not graded, which its status says; the others are.
+
+    A kernel that died and a limit of time may be the doing of whatever ran beside: what ended so is run a second time,
+    alone, before it is remembered, and the second time counts.
 
     Args:
         submissions: see `course_utils.grading.submissions.find_submissions`.
@@ -64,12 +77,13 @@ def grade(
         workers: how many are graded at a time, each on a processor of its own.
         shown: files and folders that the kernels may read.
         environment: variables that the kernels see, besides those that every sandbox has.
-        cache: a folder in which grades are kept; what has not changed since is not run again.
+        cache: a folder in which grades are kept; what has not changed since is not run again. Without one nothing is
+            run a second time.
+        force: run again what is kept in `cache`, too.
         progress: tell on stderr how many are done.
 
     Raises:
-        CourseError: this system lets no sandbox of any kind be made, or a submission was not graded for a reason that
-            is not its own; what was graded until then is in `cache`.
+        CourseError: this system lets no sandbox of any kind be made, or not a single submission can be run.
     """
     why = _isolation()
     environment = dict(environment or {})
@@ -84,55 +98,103 @@ def grade(
     for processor in _one_each(workers):
         free.put(processor)
     stop = threading.Event()
+    fresh: set[str] = set()
 
-    def work(submission: Submission) -> Grade:
+    def outcome(understood: Understood, assignment: Assignment, alone: bool) -> tuple[_Remembered, bool]:
+        """What came of a notebook, and whether that has to be seen once more before it is remembered."""
+        key = _hash([settings, _content(assignment.notebook), understood.solutions])
+        path = None if cache is None else cache / f"{key}.json"
+        known = _remembered(path) if path is not None and (not force or key in fresh) else None
+        doubtful = False
+        if known is None:
+            processor = free.get()
+            try:
+                run = Run(assignment, limits, tuple(map(str, shown)), environment, processor, why is None, stop)
+                known = _Remembered(*run.grade(understood.solutions))
+            finally:
+                free.put(processor)
+            doubtful = path is not None and not alone and known.is_of_the_moment
+            if path is not None and not doubtful:
+                _remember(path, known)
+                fresh.add(key)
+        return known, doubtful
+
+    def work(submission: Submission, alone: bool = False) -> _Worked:
         assignment = None
         try:
             understood = understand(submission, assignments)
             assignment = by_name.get(understood.assignment)
             if assignment is None or understood.problem is not None:
-                return _nothing(submission, assignment, understood.problem or "")
-            key = _hash([settings, _content(assignment.notebook), understood.solutions])
-            known = None if cache is None else _remembered(cache / f"{key}.json")
-            if known is None:
-                processor = free.get()
-                try:
-                    run = Run(assignment, limits, tuple(map(str, shown)), environment, processor, why is None, stop)
-                    known = _Remembered(*run.grade(understood.solutions))
-                finally:
-                    free.put(processor)
-                if cache is not None:
-                    _remember(cache / f"{key}.json", known)
+                return _Worked(submission, _nothing(submission, assignment, understood.problem or ""))
+            known, again = outcome(understood, assignment, alone)
             exercises = with_hints(known.exercises, understood.elsewhere)
-            return _grade(submission, assignment, known.status, exercises)
-        except (NotGraded, CourseError):
+            return _Worked(submission, _grade(submission, assignment, known.status, exercises), True, again)
+        except CourseError:
             raise
+        except NotGraded as error:
+            status = f"not graded ({error}): grade it again"
+            return _Worked(submission, _nothing(submission, assignment, status, NOT_RUN), failure=str(error))
         except Exception as error:  # whatever it is, it concerns this submission and no other
             told = " ".join(f"{type(error).__name__}: {error}".split())
             status = f"not graded, for the grader failed ({told}): grade it again, or by hand"
-            return _nothing(submission, assignment, status, NOT_RUN)
+            return _Worked(submission, _nothing(submission, assignment, status, NOT_RUN))
 
-    grades: list[Grade] = []
-    failures: list[NotGraded] = []
+    done: list[_Worked] = []
     executor = ThreadPoolExecutor(workers)
     try:
         waiting = [executor.submit(work, submission) for submission in submissions]
-        for done in track(as_completed(waiting), "grading", len(waiting), show=progress):
-            try:
-                grades.append(done.result())
-            except NotGraded as error:
-                failures.append(error)
-                if len(failures) == MOST_FAILURES:
-                    break
+        for future in track(as_completed(waiting), "grading", len(waiting), show=progress):
+            done.append(future.result())
+            if len({worked.submission.student for worked in done if worked.failure}) >= MOST_FAILURES:
+                _check_that_some_succeed(done, len(submissions))
+        _check_that_some_succeed(done, len(submissions))
+        again = sorted((worked.submission for worked in done if worked.again), key=lambda each: each.where)
+        done = [worked for worked in done if not worked.again]
+        for submission in track(again, "once more, alone", len(again), show=progress and bool(again)):
+            done.append(executor.submit(work, submission, alone=True).result())
     finally:
         stop.set()
         executor.shutdown(cancel_futures=True)
-    if failures:
+    return ClassGrades(_best([worked.grade for worked in done]), why, _remarks(done))
+
+
+class _Worked(NamedTuple):
+    """What came of a submission.
+
+    Attributes:
+        submission: that it is about.
+        grade: of it.
+        has_run: its notebook has, now or when it was remembered.
+        again: how it ended may be the machine's doing: it is to be run once more, with nothing beside it.
+        failure: why the machine could not grade it, or "".
+    """
+
+    submission: Submission
+    grade: Grade
+    has_run: bool = False
+    again: bool = False
+    failure: str = ""
+
+
+def _check_that_some_succeed(done: Sequence[_Worked], count: int) -> None:
+    """One failure is that of a submission; where there is nothing else, it is the machine's.
+
+    Raises:
+        CourseError: nothing that was to be run could be.
+    """
+    failures = [worked.failure for worked in done if worked.failure]
+    if failures and not any(worked.has_run for worked in done):
         raise CourseError(
-            f"{len(failures)} of {len(submissions)} submissions were not graded ({failures[0]}): mend that and grade "
-            "again, the others are kept"
-        ) from failures[0]
-    return ClassGrades(_best(grades), why)
+            f"{len(failures)} of {count} submissions were not graded ({failures[0]}): mend that and grade again"
+        )
+
+
+def _remarks(done: Sequence[_Worked]) -> list[str]:
+    failures = [worked for worked in done if worked.failure]
+    if not failures:
+        return []
+    students = ", ".join(sorted({worked.submission.student for worked in failures}))
+    return [f"not graded, for the machine failed at it ({failures[0].failure}): {students}: grade again"]
 
 
 def _best(grades: Sequence[Grade]) -> list[Grade]:
@@ -146,7 +208,7 @@ def _best(grades: Sequence[Grade]) -> list[Grade]:
         status = f"{chosen.status}; handed in {len(handed_in)} times, best: {chosen.where}"
         places = sorted({place for grade in handed_in for place in grade.places})
         if len(places) > 1:
-            status += f"; may be several people's: {', '.join(places)}"
+            status += f"; may be several people's: {some(places)}"
         best.append(replace(chosen, status=status, places=places) if len(handed_in) > 1 else chosen)
     return best
 
@@ -216,6 +278,11 @@ class _Remembered:
 
     status: str
     exercises: list[ExerciseGrade]
+
+    @property
+    def is_of_the_moment(self) -> bool:
+        """Whether a machine with more to spare might have come to something else."""
+        return any(exercise.outcome in (TIME_LIMIT, KERNEL_DIED, NOT_RUN) for exercise in self.exercises)
 
 
 def _remembered(path: Path) -> _Remembered | None:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from course_utils.files import replacing
 from course_utils.grading.grades import PASSED, ClassGrades, Grade
+from course_utils.grading.printable import cell
 from course_utils.plotting import Figure
 from course_utils.plotting import grades as figure_of_grades
 
@@ -31,19 +32,18 @@ pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; white-space: pre-wr
 def table(grades: Sequence[Grade]) -> pd.DataFrame:
     """One row for each student and assignment: points of every exercise, `total`, `out_of` and `status`.
 
-    An exercise of another assignment is empty. A student's name that a spreadsheet would take for a formula is quoted.
+    An exercise of another assignment is empty. No text ends a line or is a formula; see `printable.cell`.
     """
     rows = []
     for grade in grades:
         points = {exercise.grade_id: exercise.points for exercise in grade.exercises}
-        student = f"'{grade.student}" if grade.student[:1] in ("=", "+", "-", "@") else grade.student
-        rows.append({"student": student, "assignment": grade.assignment} | points)
+        rows.append({"student": cell(grade.student), "assignment": grade.assignment} | points)
     exercises = list(dict.fromkeys(e.grade_id for grade in sorted(grades, key=_order) for e in grade.exercises))
     frame = pd.DataFrame(rows, columns=["student", "assignment", *exercises])
     frame[exercises] = frame[exercises].astype("Int64")
     frame["total"] = [grade.total for grade in grades]
     frame["out_of"] = [grade.out_of for grade in grades]
-    frame["status"] = [grade.status for grade in grades]
+    frame["status"] = [cell(grade.status) for grade in grades]
     return frame
 
 
@@ -63,8 +63,9 @@ def solved(grades: Sequence[Grade]) -> dict[str, float]:
 
 
 def histogram(grades: Sequence[Grade]) -> Figure:
-    """How the class did; see `course_utils.plotting.grades`."""
-    return figure_of_grades([grade.total / grade.out_of for grade in grades if grade.out_of], solved(grades))
+    """How those did who handed in; see `course_utils.plotting.grades`."""
+    handed_in = [grade for grade in grades if grade.where]
+    return figure_of_grades([grade.total / grade.out_of for grade in handed_in if grade.out_of], solved(handed_in))
 
 
 def write(graded: ClassGrades, out: Path) -> None:
@@ -86,7 +87,7 @@ def write(graded: ClassGrades, out: Path) -> None:
             path.unlink()
     with replacing(out / "grades.json") as partial:
         partial.write_text(_details(graded), encoding="utf-8")
-    if any(grade.out_of for grade in graded.grades):
+    if any(grade.where and grade.out_of for grade in graded.grades):
         with replacing(out / "histogram.png") as partial:
             histogram(graded.grades).savefig(partial, format="png", dpi=120)
     with replacing(out / "grades.csv") as partial:
@@ -105,7 +106,8 @@ def _details(graded: ClassGrades) -> str:
         fields = {"student": grade.student, "assignment": grade.assignment, "file": grade.where}
         totals = {"total": grade.total, "out_of": grade.out_of, "status": grade.status}
         submissions.append({**fields, **totals, "exercises": exercises, "feedback": f"feedback/{page_name(grade)}"})
-    return json.dumps({"denied": graded.denied, "submissions": submissions}, indent=1, ensure_ascii=False)
+    whole = {"denied": graded.denied, "remarks": graded.remarks, "submissions": submissions}
+    return json.dumps(whole, indent=1, ensure_ascii=False)
 
 
 def page_name(grade: Grade) -> str:

@@ -41,7 +41,7 @@ class Grade:
 
     Attributes:
         student: of the submission.
-        where: of the submission.
+        where: of the submission; "" where nothing was handed in.
         assignment: its name, or "" where no assignment fits.
         status: `graded`, and what is to be known about it; or why there is nothing to grade, or was not graded.
         exercises: in the order of the page; empty where no assignment fits.
@@ -72,7 +72,9 @@ class ClassGrades:
     Attributes:
         grades: sorted by student and assignment.
         denied: what the system denied the sandbox, or None.
+        remarks: on the class as a whole, a line each: who is not on its roster, who handed in nothing.
     """
 
     grades: list[Grade]
     denied: str | None
+    remarks: list[str] = field(default_factory=list)

@@ -2,16 +2,17 @@
 
 A platform's own pattern decides wherever it stands on the way to the file (`PLATFORMS`): Moodle, Canvas, Blackboard,
 Brightspace, ILIAS. Elsewhere a folder is a student: the outermost one whose name says more than `assignments`,
-`week 2` or `Version 1`. A zip counts as a folder. Folders that hold folders of several students, such as those of
-tutorials, are passed by, and so is one whose files name their students, `ada_02_warping.ipynb` or
-`02_warping_ada.ipynb`. Without any of these the argument's own name is the student's.
+`week 2` or `Version 1`. A zip counts as a folder. Where most of these hold several people, in folders or in the names
+of files (`ada_02_warping.ipynb`, `02_warping_ada.ipynb`), they are groups, such as tutorials, and all are passed by; a
+single one is not, for its owner chose the names in it. Without any folder the name of the file tells or, in the end,
+that of the argument.
 
 What these rules cannot tell apart they take for one student; `Owner.place` says by what, so that grading can warn.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -94,16 +95,24 @@ def assignment_named(text: str, assignments: Iterable[str]) -> str:
     return max((name for name in assignments if _mention(name).search(text)), key=len, default="")
 
 
-def owners(places: Sequence[Place], assignments: Sequence[str]) -> list[Owner]:
+def nobody_is_known(name: str) -> bool:
+    """Of a folder's name, where there is no roster."""
+    return False
+
+
+def owners(
+    places: Sequence[Place], assignments: Sequence[str], is_known: Callable[[str], bool] = nobody_is_known
+) -> list[Owner]:
     """Whose each file is, in the same order.
 
     Args:
         places: of all files of a class: what a folder is follows from what lies beside it.
         assignments: names such as `02_warping`.
+        is_known: whether a folder's name is that of somebody on the roster; such a folder is never passed by.
     """
     clues = [_clues(place, assignments) for place in places]
     known = {number: owner for number, place in enumerate(places) if (owner := _by_platform(place)) is not None}
-    students = _students({number: clue for number, clue in enumerate(clues) if number not in known}, 0, "")
+    students = _students({number: clue for number, clue in enumerate(clues) if number not in known}, 0, "", is_known)
     return [known.get(number) or _owner(place, students[number], clues[number]) for number, place in enumerate(places)]
 
 
@@ -128,13 +137,11 @@ class _Clues(NamedTuple):
         folders: those whose names may be people's, the outermost first.
         person: whom the file's own name speaks of, or "".
         assignment: of a notebook, by its name, or ""; None of another file.
-        zipped: the first of the folders is a zip, and none is around it.
     """
 
     folders: tuple[str, ...]
     person: str
     assignment: str | None
-    zipped: bool
 
 
 def _clues(place: Place, assignments: Sequence[str]) -> _Clues:
@@ -145,11 +152,10 @@ def _clues(place: Place, assignments: Sequence[str]) -> _Clues:
         tuple(filter(None, people)),
         _person_of_file(name, assignments, words),
         assignment_named(name, assignments) if NOTEBOOK.search(name) else None,
-        bool(people and people[0]) and place.where.partition("/")[0].lower().endswith(".zip"),
     )
 
 
-def _students(clues: Mapping[int, _Clues], depth: int, around: str) -> dict[int, str]:
+def _students(clues: Mapping[int, _Clues], depth: int, around: str, is_known: Callable[[str], bool]) -> dict[int, str]:
     """The student of each file, by its number: a folder at this depth or, where most hold several people, in these.
 
     `around` is the folder that holds them all; "" is the student of whom nothing tells.
@@ -161,41 +167,42 @@ def _students(clues: Mapping[int, _Clues], depth: int, around: str) -> dict[int,
             tops[clue.folders[depth]][number] = clue
         else:
             students[number] = clue.person or around
-    folders = {
-        top: _most(
-            (clue.assignment, clue.folders[depth + 1]) for clue in inside.values() if len(clue.folders) > depth + 1
-        )
-        for top, inside in tops.items()
-    }
-    people = {
-        top: max(folders[top], _most((clue.assignment, clue.person) for clue in inside.values() if clue.person))
-        for top, inside in tops.items()
-    }
-    with_work = [top for top, inside in tops.items() if any(clue.assignment is not None for clue in inside.values())]
-    most_hold_several = 2 * sum(count > 1 for count in people.values()) > len(with_work)
+    are_groups = _are_groups(tops, depth, is_known)
     for top, inside in tops.items():
-        # A student may keep an old version beside the new one. A class, or a zip of it, is no student among others.
-        of_class = most_hold_several or people[top] > len(with_work) or _is_zip(inside, depth)
-        if people[top] < 2 or not of_class:
+        if not are_groups or is_known(top):
             students |= dict.fromkeys(inside, top)
-        elif folders[top] > 1:
-            students |= _students(inside, depth + 1, top)
+        elif any(len(clue.folders) > depth + 1 for clue in inside.values()):
+            students |= _students(inside, depth + 1, top, is_known)
         else:
             students |= {number: clue.person or top for number, clue in inside.items()}
     return students
 
 
-def _is_zip(inside: Mapping[int, _Clues], depth: int) -> bool:
-    return depth == 0 and all(clue.zipped for clue in inside.values())
+def _are_groups(tops: Mapping[str, Mapping[int, _Clues]], depth: int, is_known: Callable[[str], bool]) -> bool:
+    """Whether the folders at this depth are groups of a class, whose students are in them.
+
+    It takes most of them, so that no student, whatever is in hers, becomes several, or another.
+    """
+    with_work = [top for top, inside in tops.items() if any(clue.assignment is not None for clue in inside.values())]
+    several = [
+        names
+        for top in with_work
+        if not is_known(top) and len(names := max(_beside(tops[top], depth + 1), _beside(tops[top], None), key=len)) > 1
+    ]
+    # Folders of one name in everybody's are versions of their work, for a student is in one group.
+    groups = Counter(name for names in several for name in names)
+    versions = len(several) > 1 and 2 * sum(count == 1 for count in groups.values()) <= len(groups)
+    return 2 * len(several) > len(with_work) and not versions
 
 
-def _most(names: Iterable[tuple[str | None, str]]) -> int:
-    """How many different names stand beside one assignment: beside that which has most."""
+def _beside(inside: Mapping[int, _Clues], depth: int | None) -> set[str]:
+    """The names that stand beside one assignment, of that which has most: of folders at a depth, or in files' names."""
     beside: dict[str, set[str]] = defaultdict(set)
-    for assignment, name in names:
-        if assignment is not None:
-            beside[assignment].add(name)
-    return max(map(len, beside.values()), default=0)
+    for clue in inside.values():
+        name = clue.person if depth is None else clue.folders[depth] if len(clue.folders) > depth else ""
+        if clue.assignment is not None and name:
+            beside[clue.assignment].add(name)
+    return max(beside.values(), key=len, default=set())
 
 
 def _owner(place: Place, student: str, clues: _Clues) -> Owner:

@@ -1,5 +1,7 @@
 """What is graded, what is remembered, and what happens where the machine or the grader itself fails."""
 
+from dataclasses import replace
+
 import nbformat
 import pytest
 
@@ -7,8 +9,10 @@ from course_utils.errors import CourseError
 from course_utils.grading import engine, gradebook
 from course_utils.grading.assignments import Assignment, read_assignment
 from course_utils.grading.engine import grade
+from course_utils.grading.grades import ExerciseGrade
 from course_utils.grading.run import Limits, Run
 from course_utils.grading.submissions import Submission
+from course_utils.grading.verdicts import NotGraded
 from course_utils.grading.visible import visible_assignment
 from tests.grading.small_assignments import OTHER, SOLVED, SOURCE, content, handed_in, points
 
@@ -108,6 +112,97 @@ def test_a_failure_of_the_grader_is_one_submission_s_status_and_the_others_are_g
     )
     monkeypatch.undo()
     assert [grade.total for grade in grade(class_, assignments, cache=tmp_path).grades] == [1, 1, 1]  # not remembered
+
+
+@pytest.fixture
+def flaky(monkeypatch):
+    """Runs that come to what is given, student by student and time by time, else to full marks; what was run."""
+
+    def flaky(outcomes):
+        ran = []
+
+        def grade_(self, solutions):
+            name = solutions["word"].source.rpartition("# ")[2]
+            ran.append(name)
+            outcome = outcomes[name].pop(0) if outcomes.get(name) else "passed"
+            if outcome == "machine":
+                raise NotGraded("no kernel could be started")
+            status = "graded" if outcome == "passed" else f"graded; word: {outcome}"
+            return status, [ExerciseGrade("word", "Word", 1, points=int(outcome == "passed"), outcome=outcome)]
+
+        monkeypatch.setattr(Run, "grade", grade_)
+        return ran
+
+    return flaky
+
+
+@pytest.fixture
+def of_three(assignments):
+    return [
+        Submission(name, f"{name}/x.ipynb", content(handed_in(assignments[1], word=f"word = 'a'  # {name}")))
+        for name in ("ada", "bob", "eve")
+    ]
+
+
+def points_of(report):
+    return {result.student: result.total for result in report.grades}
+
+
+def test_one_failing_run_is_a_row_and_never_the_batch_s_end(assignments, of_three, tmp_path, flaky):
+    flaky({"bob": ["machine"] * 6})
+    again = [
+        replace(of_three[1], where=f"bob/{n}.ipynb") for n in range(4)
+    ]  # bob's alone are more than `MOST_FAILURES`
+    for class_ in ([*again, *of_three], [of_three[0], of_three[2], of_three[1]]):
+        graded = grade(class_, assignments, cache=tmp_path)
+        assert points_of(graded) == {"ada": 1, "bob": 0, "eve": 1}
+        assert "not graded (no kernel could be started): grade it again" in graded.grades[1].status
+        assert graded.remarks == [
+            "not graded, for the machine failed at it (no kernel could be started): bob: grade again"
+        ]
+    assert points_of(grade(of_three, assignments, cache=tmp_path)) == {"ada": 1, "bob": 1, "eve": 1}  # not remembered
+
+
+def test_a_machine_that_runs_nothing_is_given_up(assignments, of_three, tmp_path, flaky):
+    ran = flaky({name: ["machine"] * 9 for name in ("ada", "bob", "eve", "x")})
+    more = [replace(of_three[0], student=f"{n}") for n in range(30)]
+    with pytest.raises(CourseError, match=r"were not graded \(no kernel could be started\): mend that and grade again"):
+        grade([*of_three, *more], assignments, cache=tmp_path)
+    assert len(ran) < 30
+
+
+@pytest.mark.parametrize("outcome", ["kernel died", "time limit", "not run"])
+def test_what_may_be_the_machine_s_doing_is_run_again_alone_before_it_is_remembered(
+    assignments, of_three, tmp_path, flaky, outcome
+):
+    ran = flaky({"ada": [outcome], "bob": [outcome, outcome]})
+    first = grade(of_three, assignments, workers=2, cache=tmp_path)
+    assert sorted(ran[:3]) == ["ada", "bob", "eve"] and ran[3:] == ["ada", "bob"]
+    assert points_of(first) == {"ada": 1, "bob": 0, "eve": 1}
+    assert first.grades[1].status == f"graded; word: {outcome}"
+    assert grade(of_three, assignments, workers=2, cache=tmp_path) == first
+    assert len(ran) == 5  # twice is enough
+    grade(of_three, assignments, workers=2)
+    assert len(ran) == 8  # nothing is remembered, and nothing run again
+
+
+def test_what_was_stopped_before_its_second_run_is_not_remembered(assignments, of_three, tmp_path, flaky, monkeypatch):
+    flaky({"ada": ["time limit"]})
+    monkeypatch.setattr(engine, "_check_that_some_succeed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        grade(of_three[:1], assignments, cache=tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_force_grades_again_whatever_was_remembered(assignments, of_three, tmp_path, flaky):
+    flaky({})
+    grade(of_three, assignments, cache=tmp_path)
+    ran = flaky({"bob": ["failed"], "eve": ["time limit", "time limit"]})
+    forced = grade(of_three, assignments, cache=tmp_path, force=True)
+    assert points_of(forced) == {"ada": 1, "bob": 0, "eve": 0}
+    assert ran == ["ada", "bob", "eve", "eve"]
+    assert grade(of_three, assignments, cache=tmp_path) == forced
+    assert len(ran) == 4
 
 
 def test_a_submission_that_cannot_even_be_understood_is_named_and_the_others_are_graded(assignments, monkeypatch):
