@@ -207,13 +207,19 @@ def _truth(pair: Pair, shape: Sequence[int]) -> Tensor:
 
 
 def loader(
-    pairs: PairDataset, batch_size: int = 1, start: int = 0, stop: int | None = None, workers: int = 0
+    pairs: PairDataset,
+    batch_size: int = 1,
+    start: int = 0,
+    stop: int | None = None,
+    workers: int = 0,
+    *,
+    share: slice = slice(None),
 ) -> DataLoader[dict[str, Any]]:
     """Batches of the pairs `start` to `stop` in order: a run that ended at pair `i` goes on at `start=i`.
 
     The order is the pairs' own (random pairs are random by themselves), and the global random state is not
     touched. A batch has labels where all its pairs have. `workers` processes help when the cache is on disk; from
-    memory none are needed.
+    memory none are needed. `share` says which of the pairs from `start` on one of several processes takes.
     """
     stop = len(pairs) if stop is None else stop
     if not 0 <= start <= stop <= len(pairs):
@@ -221,7 +227,7 @@ def loader(
     return DataLoader(
         pairs,
         batch_size,
-        sampler=range(start, stop),
+        sampler=range(start, stop)[share],
         num_workers=workers,
         collate_fn=_collate,
         generator=torch.Generator(),
