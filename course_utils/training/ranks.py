@@ -153,7 +153,7 @@ class Ranks:
             unused: Whether some of its parameters may have no gradient, for which PyTorch else waits in vain.
         """
         with answered():
-            return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=unused)
+            return DistributedDataParallel(module, find_unused_parameters=unused)
 
     def _of_all(self, mine: Value) -> list[Value]:
         theirs: list[Any] = [None] * self.size
@@ -197,6 +197,7 @@ def joined() -> Generator[Ranks]:
     try:
         yield Ranks.here()
     except (Exception, KeyboardInterrupt) as error:
+        # The group is left to the end of the process: to take leave would be to wait for those who are gone.
         if _is_first_to_tell(store):
             raise
         raise Told(str(error)) from error
@@ -246,5 +247,5 @@ def _met(size: int) -> dist.Store:
 def _is_first_to_tell(store: dist.Store) -> bool:
     try:
         return store.add(TOLD, 1) == 1
-    except RuntimeError:  # the store has gone with its process, and nobody knows who has told what
+    except RuntimeError:  # torchrun keeps the store itself; without it, the store ends with the first process
         return True
