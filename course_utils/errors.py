@@ -10,7 +10,7 @@ class CourseError(Exception):
 
 
 class Told(CourseError):
-    """Another process of the same run has told, or will tell, why it ends: a command ends with the same code, silent."""
+    """Another process of the same run has told, or will tell, why it ends: a command ends silently, with its code."""
 
 
 class CourseWarning(UserWarning):

@@ -38,7 +38,7 @@ def alone(command: Callable[..., Returned]) -> Callable[..., Returned]:
     def wrapped(**arguments: Any) -> Returned:
         if launched() > 1:
             with joined():  # so that one of them says it
-                raise CourseError(f"{command.__name__} is for one process: start it without torchrun")
+                raise CourseError("this command is for one process: start it without torchrun")
         return command(**arguments)
 
     return wrapped

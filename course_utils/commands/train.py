@@ -190,7 +190,7 @@ def train(
             show_default=f"{EvidenceBound.prior_precision:g}",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Pairs a step; several processes share them.")] = TrainConfig.batch_size,
+    batch_size: Annotated[int, typer.Option(help="Pairs a step, of all processes.")] = TrainConfig.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = TrainConfig.learning_rate,
     amp: Annotated[
         Amp, typer.Option(help="Mixed precision; auto is bf16 where the device has it, fp16 on older GPUs.")

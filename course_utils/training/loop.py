@@ -136,8 +136,9 @@ def _run_to_its_end(
             if run.progress >= 1 or run.stopping or time.monotonic() - run.saved_at > CHECKPOINT_SECONDS:
                 run.save("last.pt")
             if run.stopping:
+                stopped = "Ctrl-C" if ranks.alone else "a signal"
                 raise KeyboardInterrupt(
-                    f"stopped by {'Ctrl-C' if ranks.alone else 'a signal'} and saved at step {run.step}: go on with --resume, or resume=True"
+                    f"stopped by {stopped} and saved at step {run.step}: go on with --resume, or resume=True"
                 )
     history, best = pd.DataFrame(run.history), run.out / "best.pt"
     if ranks.writes:

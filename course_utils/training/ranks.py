@@ -95,7 +95,9 @@ class Ranks:
                 f"{count} on each"
             )
         if not dist.is_nccl_available():
-            raise CourseError("this PyTorch has no NCCL, by which GPUs speak: install one for CUDA on Linux, or take cpu")
+            raise CourseError(
+                "this PyTorch has no NCCL, by which GPUs speak: install one for CUDA on Linux, or take cpu"
+            )
         torch.cuda.set_device(local)
         return f"cuda:{local}"
 
@@ -117,10 +119,10 @@ class Ranks:
         """What `make` gives in the first process, which is the only one to call it."""
         if self.alone:
             return make()
-        box = [make() if self.writes else None]
+        box: list[Any] = [make() if self.writes else None]
         with answered():
             dist.broadcast_object_list(box, src=0)
-        return box[0]  # ty: ignore[invalid-return-type]
+        return box[0]
 
     def gathered(self, mine: Sequence[Value]) -> list[Value]:
         """The shares of all, see `share`, put together again."""
@@ -141,8 +143,8 @@ class Ranks:
             differing = [name for name in values if values[name] != theirs[0].get(name)]
             if differing:
                 raise CourseError(
-                    f"process {rank} has not the same {', '.join(differing)} as process 0: give all of them one command, "
-                    "one version and the same data"
+                    f"process {rank} has not the same {', '.join(differing)} as process 0: give all of them one "
+                    "command, one version and the same data"
                 )
 
     def parallel(self, module: nn.Module, *, unused: bool) -> nn.Module:

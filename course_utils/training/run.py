@@ -127,8 +127,8 @@ class TrainingRun:
         changed = [name for name, buffer in self.model.named_buffers() if not torch.equal(buffer, before[name])]
         if changed:
             raise CourseError(
-                f"the network keeps running numbers ({', '.join(changed)}), which several processes do not share: train "
-                "it with one process"
+                f"the network keeps running numbers ({', '.join(changed)}), which several processes do not share: "
+                "train it with one process"
             )
         unused = any(parameter.grad is None for parameter in self.model.parameters() if parameter.requires_grad)
         self.optimizer.zero_grad(set_to_none=True)
@@ -326,7 +326,8 @@ class TrainingRun:
             if index == 0:
                 for hook in self.hooks:
                     hook.validated(self.step, batch, outcome)
-        self.metrics = {str(name): float(value) for name, value in pd.DataFrame(self.ranks.gathered(rows)).mean().items()}
+        means = pd.DataFrame(self.ranks.gathered(rows)).mean()
+        self.metrics = {str(name): float(value) for name, value in means.items()}
         known = {name: value for name, value in self.metrics.items() if not math.isnan(value)}
         self.score = known.get("dice", -known.get("similarity", known.get("loss", math.inf)))
         if self.score > self.best_score:
