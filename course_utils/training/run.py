@@ -83,6 +83,8 @@ class TrainingRun:
 
     def share(self, train: PairDataset, validation: PairDataset) -> None:
         """Bind the processes together; raise CourseError where they are not of one run, or cannot be."""
+        if self.ranks.alone:
+            return
         self.ranks.check_same(
             {
                 **self._options(self._checkpoint()),
@@ -93,8 +95,7 @@ class TrainingRun:
                 "version": (__version__, torch.__version__),
             }
         )
-        if not self.ranks.alone:
-            self.minimised = self.ranks.parallel(self.minimised, unused=self._rehearse(train))
+        self.minimised = self.ranks.parallel(self.minimised, unused=self._rehearse(train))
 
     @property
     def stopping(self) -> bool:

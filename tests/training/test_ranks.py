@@ -266,6 +266,33 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path, two, t
     assert_same_curve(out, alone)
 
 
+class Ended(Objective):
+    """A launcher ends the second process in its sixth step, and all that it has started."""
+
+    def __init__(self):
+        self.pair, self.steps = pair_objective(**OBJECTIVE), 0
+
+    def __call__(self, model, batch):
+        self.steps += torch.is_grad_enabled()
+        if self.steps == 1 + 6 and Ranks.here().rank == 1:  # one is the rehearsal
+            os.killpg(os.getpgid(0), signal.SIGTERM)
+        return self.pair(model, batch)
+
+    def describe(self):
+        return self.pair.describe()
+
+
+def train_ended(out):
+    os.setsid()  # as torchrun does
+    fit(network(), Ended(), Discs(), Discs(3), out, TWENTY, card=CARD, workers=1, hooks=[])
+
+
+def test_a_signal_to_all_that_a_process_has_started_leaves_those_who_load_pairs(tmp_path, two):
+    line = told(two(tmp_path, train_ended, tmp_path / "run"))
+    assert line.startswith("stopped by a signal and saved at step ")
+    assert Checkpoint.load(tmp_path / "run" / "last.pt").step in (6, 7)
+
+
 def test_what_one_process_has_begun_two_go_on_with(tmp_path, two, alone):
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
