@@ -10,7 +10,7 @@ import typer
 
 from course_utils.commands.settings import Settings
 from course_utils.commands.stopping import STOPPED
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, Told
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
@@ -42,6 +42,8 @@ def in_one_line(
         code, cause = 2, None
         try:
             return function(*args, **kwargs)
+        except Told as told:
+            raise typer.Exit(code) from told
         except CourseError as error:
             message = str(error)
             if verbose():

@@ -9,6 +9,7 @@ import typer
 
 from course_utils.checkpoint import Checkpoint
 from course_utils.commands.data_options import numbers, takes_source
+from course_utils.commands.launched import alone
 from course_utils.commands.settings import Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.data.source import Source
@@ -24,6 +25,7 @@ MINUTES = 5.0
 """The budget where the user gives none."""
 
 
+@alone
 @takes_source
 def template(
     out: Annotated[Path, typer.Option(help="Folder for the template, its labels, the report and the network.")],

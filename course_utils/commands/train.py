@@ -12,6 +12,7 @@ import typer
 
 from course_utils.checkpoint import Checkpoint
 from course_utils.commands.data_options import numbers, takes_source, whole_numbers
+from course_utils.commands.launched import together
 from course_utils.commands.settings import Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.data.source import Source
@@ -42,6 +43,7 @@ from course_utils.objectives import (
 from course_utils.training import TensorBoard, TrainConfig, train_cohort
 from course_utils.training.config import AMP
 from course_utils.training.hooks import progress_hook
+from course_utils.training.ranks import Ranks
 
 Loss = StrEnum("Loss", list(SIMILARITIES))
 NOT_BY_NAME = {"refined", "template"}
@@ -63,6 +65,7 @@ MINUTES = 5.0
 """The budget where the user gives none."""
 
 
+@together
 @takes_source
 def train(
     out: Annotated[
@@ -187,7 +190,7 @@ def train(
             show_default=f"{EvidenceBound.prior_precision:g}",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = TrainConfig.batch_size,
+    batch_size: Annotated[int, typer.Option(help="Pairs a step, of all processes.")] = TrainConfig.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = TrainConfig.learning_rate,
     amp: Annotated[
         Amp, typer.Option(help="Mixed precision; auto is bf16 where the device has it, fp16 on older GPUs.")
@@ -289,7 +292,9 @@ def train(
         raise CourseError(f"--painted {painted} compares label maps, in which --loss has no part: leave it out")
     if painted == Painted.shapes and augment:
         raise CourseError("--augment changes images that --painted shapes does not look at: leave it out")
-    where = device_of(device)
+    ranks = Ranks.here()
+    ranks.batch(batch_size)
+    where = ranks.device(device_of(device))
     check_room(out)
     cohort, line = source.load(like=None if start is None else start.card.recipe)
     if not Settings.current().quiet:
@@ -333,6 +338,8 @@ def train(
         hooks=[TensorBoard(), *progress_hook(quiet=quiet)],
         progress=not quiet,
     )
+    if not ranks.writes:
+        return
     last = result.history.iloc[-1]
     again = ["evaluate", "--model", str(result.best), *source.options(), "--out", str(out / "metrics.csv")]
     again += [] if device == "auto" else ["--device", device]

@@ -1,5 +1,6 @@
 """From files to tensors: caching, and pairs as a network wants them."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -207,26 +208,39 @@ def _truth(pair: Pair, shape: Sequence[int]) -> Tensor:
 
 
 def loader(
-    pairs: PairDataset, batch_size: int = 1, start: int = 0, stop: int | None = None, workers: int = 0
+    pairs: PairDataset,
+    batch_size: int = 1,
+    start: int = 0,
+    stop: int | None = None,
+    workers: int = 0,
+    *,
+    share: slice = slice(None),
 ) -> DataLoader[dict[str, Any]]:
     """Batches of the pairs `start` to `stop` in order: a run that ended at pair `i` goes on at `start=i`.
 
     The order is the pairs' own (random pairs are random by themselves), and the global random state is not
     touched. A batch has labels where all its pairs have. `workers` processes help when the cache is on disk; from
-    memory none are needed.
+    memory none are needed. `share` says which of the pairs from `start` on one of several processes takes.
     """
     stop = len(pairs) if stop is None else stop
+    shared = share.step not in (None, 1)
     if not 0 <= start <= stop <= len(pairs):
         raise ValueError(f"pairs {start} to {stop} of {len(pairs)}")
     return DataLoader(
         pairs,
         batch_size,
-        sampler=range(start, stop),
+        sampler=range(start, stop)[share],
         num_workers=workers,
         collate_fn=_collate,
+        worker_init_fn=_leave_group if shared and hasattr(os, "setpgrp") else None,
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _leave_group(worker: int) -> None:
+    """In a process that loads pairs: the signals that a launcher sends to all of a run's processes are not for it."""
+    os.setpgrp()
 
 
 def _collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

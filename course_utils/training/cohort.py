@@ -21,6 +21,7 @@ from course_utils.objectives import Objective
 from course_utils.training.config import TrainConfig
 from course_utils.training.hooks import Hook
 from course_utils.training.loop import Result, fit
+from course_utils.training.ranks import Ranks
 
 LOG = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ def train_cohort(
         resume=resume,
         hooks=hooks,
     )
-    write_card(result.best)
+    if Ranks.here().writes:
+        write_card(result.best)
     return result
 
 

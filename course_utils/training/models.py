@@ -1,11 +1,12 @@
-"""Stand-ins for a network that training hands to an objective; their other attributes are the network's."""
+"""A network as training and an objective see it: stand-ins, whose other attributes are the network's, and a module."""
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_utils.networks import Registration, RegistrationNetwork
+from course_utils.objectives import Batch, Model, Objective
 
 
 class _StandIn:
@@ -41,3 +42,24 @@ class Motionless(_StandIn):
     def __call__(self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
         """See `RegistrationNetwork.forward`."""
         return self._network.motionless(moving)
+
+
+class Minimised(nn.Module):
+    """What a step minimises, with the network's parameters: a module, whose one call PyTorch can make parallel.
+
+    An objective may call the network several times, or look at its parameters; in here that is all one call.
+
+    Args:
+        network: The network, whose parameters are the module's.
+        model: What the objective is handed in its place.
+        objective: The objective.
+    """
+
+    def __init__(self, network: RegistrationNetwork, model: Model, objective: Objective) -> None:
+        super().__init__()
+        self.network, self.model, self.objective = network, model, objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, a scalar, and the terms that it is made of, by name and without gradients."""
+        outcome = self.objective(self.model, batch)
+        return outcome.loss, {name: term.detach() for name, term in outcome.terms.items()}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from course_utils import metrics
+from course_utils import __version__, metrics
 from course_utils.checkpoint import Checkpoint, read_state
 from course_utils.data.card import DataCard
 from course_utils.data.loading import PairDataset, loader
@@ -25,7 +26,8 @@ from course_utils.schedule import half_cosine, warm_up
 from course_utils.seeds import seed_of
 from course_utils.training.config import TrainConfig, precision
 from course_utils.training.hooks import Hook, TensorBoard
-from course_utils.training.models import MixedPrecision, Motionless
+from course_utils.training.models import Minimised, MixedPrecision, Motionless
+from course_utils.training.ranks import Ranks, answered
 
 COMPARED = 10
 """Every so many steps a batch's loss is compared with that of doing nothing, to tell a run that diverges."""
@@ -34,7 +36,11 @@ VALIDATION_SEED = 2**31
 
 
 class TrainingRun:
-    """The state of a run, all that a checkpoint of it holds, and its single steps; see `fit` for the arguments."""
+    """The state of a run, all that a checkpoint of it holds, and its single steps; see `fit` for the arguments.
+
+    Several processes hold the same state and take the same turns, each with pairs of its own; the first alone writes,
+    and has the hooks.
+    """
 
     def __init__(
         self,
@@ -52,10 +58,14 @@ class TrainingRun:
                 "course_utils.networks.architecture"
             )
         self.objective, self.config, self.out, self.card, self.device = objective, config, out, card, device
-        self.hooks = [TensorBoard()] if hooks is None else list(hooks)
+        self.ranks = Ranks.here()
+        self.hooks: list[Hook] = []
+        if self.ranks.writes:
+            self.hooks = [TensorBoard()] if hooks is None else list(hooks)
         dtype = precision(config.amp, device)
         self.model = model.to(device)
         self.callable = MixedPrecision(self.model, device, dtype)
+        self.minimised: nn.Module = Minimised(self.model, self.callable, objective)
         self.optimizer = torch.optim.Adam(self.model.parameters(), config.learning_rate)
         # Gradients of float16 activations underflow unless the loss is scaled up; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
@@ -66,6 +76,64 @@ class TrainingRun:
         self.next_validation = 1 / config.validations
         self.excess = 0.0
         self.history: list[dict[str, float]] = []
+        self.interrupted = threading.Event()
+        self.stop_agreed = False
+
+    # --- several processes ---
+
+    def share(self, train: PairDataset, validation: PairDataset) -> None:
+        """Bind the processes together; raise CourseError where they are not of one run, or cannot be."""
+        if self.ranks.alone:
+            return
+        self.ranks.check_same(
+            {
+                **self._options(self._checkpoint()),
+                "subjects": self.card.subjects,
+                "training pairs": len(train),
+                "validation pairs": len(validation),
+                "device": self.device.type,
+                "version": (__version__, torch.__version__),
+            }
+        )
+        self.minimised = self.ranks.parallel(self.minimised, unused=self._rehearse(train))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run ends after this step: several processes must have agreed on it, see `_agreed`."""
+        return self.interrupted.is_set() if self.ranks.alone else self.stop_agreed
+
+    def _agreed(self, row: dict[str, float]) -> dict[str, float]:
+        """The means of the processes' rows; with them they agree on the time, and on whether to stop."""
+        if self.ranks.alone:
+            return row
+        # In one message, as each costs a round through all machines. The clock is the first one's.
+        clock = self.ranks.size * (time.monotonic() - self.started) if self.ranks.writes else 0.0
+        mean = self.ranks.mean({**row, "clock": clock, "stop": float(self.interrupted.is_set())}, self.device)
+        self.seconds, self.stop_agreed = mean.pop("clock"), mean.pop("stop") > 0
+        return mean
+
+    def _rehearse(self, train: PairDataset) -> bool:
+        """Make a step of a single pair, of which nothing is kept; whether it leaves any parameter out.
+
+        Raises:
+            CourseError: it changes what no gradient changes, such as a running mean. Each process would go on with that
+                of its own pairs, and the checkpoint hold the first one's.
+        """
+        before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        (batch,) = loader(train, 1, 0, 1)
+        self.model.train()
+        with _seeded(self.config.seed, 0, self.device):
+            loss, _ = self.minimised(self._on_device(batch))
+        loss.backward()
+        changed = [name for name, buffer in self.model.named_buffers() if not torch.equal(buffer, before[name])]
+        if changed:
+            raise CourseError(
+                f"the network keeps running numbers ({', '.join(changed)}), which several processes do not share: "
+                "train it with one process"
+            )
+        unused = any(parameter.grad is None for parameter in self.model.parameters() if parameter.requires_grad)
+        self.optimizer.zero_grad(set_to_none=True)
+        return unused
 
     # --- beginning, saving, going on ---
 
@@ -81,14 +149,15 @@ class TrainingRun:
             raise CourseError(f"{self.out} cannot be made ({error.strerror}): choose another folder") from error
 
     def begin(self) -> None:
-        # Again, now that nobody else begins here.
-        self.check_folder(resume=False)
+        if self.ranks.writes:
+            # Again, now that nobody else begins here.
+            self.check_folder(resume=False)
         self.save("last.pt")
         self.started = time.monotonic()
 
     def resume(self) -> None:
         path = self.out / "last.pt"
-        state = read_state(path)
+        state = self.ranks.from_first(lambda: read_state(path))
         mine, its = self._options(self._checkpoint()), self._options(Checkpoint.from_dict(state, path))
         was = ", ".join(f"{name}={its.get(name)!r}" for name in {**mine, **its} if its.get(name) != mine.get(name))
         if was:
@@ -142,6 +211,11 @@ class TrainingRun:
         """Write a checkpoint under its name, whole or not at all."""
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             raise self._failure("the weights are no longer finite")
+        if self.ranks.writes:
+            self._write(name)
+        self.saved_at = time.monotonic()
+
+    def _write(self, name: str) -> None:
         run = None
         if name == "last.pt":
             for hook in self.hooks if self.step else ():
@@ -156,7 +230,6 @@ class TrainingRun:
                 "history": self.history,
             }
         self._checkpoint().save(self.out / name, run=run)
-        self.saved_at = time.monotonic()
 
     # --- who looks on ---
 
@@ -190,18 +263,21 @@ class TrainingRun:
             group["lr"] = learning_rate
         self.model.train()
         batch = self._on_device(batch)
-        with _seeded(self.config.seed, self.step, self.device):
-            outcome = self.objective(self.callable, batch)
-        row = {"step": self.step, "loss": outcome.loss.item()}
-        row |= {name: term.item() for name, term in outcome.terms.items()}
+        with _seeded(self.config.seed, self.step, self.device, self.ranks.rank):
+            loss, terms = self.minimised(batch)
+        row = {"loss": loss.item()} | {name: term.item() for name, term in terms.items()}
+        row = {"step": self.step, **self._agreed(row)}
         if not math.isfinite(row["loss"]):
             raise self._failure("the loss is not finite")
         self._check_diverging(row["loss"], batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(outcome.loss).backward()
+        with answered():
+            self.scaler.scale(loss).backward()
+        # Several processes have the same gradients by now: where one is not finite, the scalers of all skip the step.
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.seconds = time.monotonic() - self.started
+        if self.ranks.alone:
+            self.seconds = time.monotonic() - self.started
         return row | {"learning_rate": learning_rate, "seconds": self.seconds}
 
     def _on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,8 +297,9 @@ class TrainingRun:
             self.excess = -0.25 * abs(loss)
         if self.step % COMPARED:
             return
-        with _seeded(self.config.seed, self.step, self.device):
+        with _seeded(self.config.seed, self.step, self.device, self.ranks.rank):
             nothing = self.objective(Motionless(self.model), batch).loss.item()
+        nothing = self.ranks.mean({"loss": nothing}, self.device)["loss"]
         self.excess = 0.8 * self.excess + 0.2 * (loss - nothing - 0.25 * abs(nothing))
         if self.excess > 0:
             raise self._failure(f"the run diverges, its loss is {loss:.4g} where doing nothing has {nothing:.4g}")
@@ -241,7 +318,8 @@ class TrainingRun:
         """Means over the validation pairs; a new best is kept as `best.pt`."""
         self.model.eval()
         rows = []
-        for index, batch in enumerate(loader(pairs, 1)):
+        mine = range(len(pairs))[self.ranks.share]
+        for index, batch in zip(mine, loader(pairs, 1, share=self.ranks.share), strict=True):
             batch = self._on_device(batch)
             with _seeded(self.config.seed, VALIDATION_SEED + index, self.device):
                 outcome = self.objective(self.callable, batch)
@@ -249,7 +327,8 @@ class TrainingRun:
             if index == 0:
                 for hook in self.hooks:
                     hook.validated(self.step, batch, outcome)
-        self.metrics = {str(name): float(value) for name, value in pd.DataFrame(rows).mean().items()}
+        means = pd.DataFrame(self.ranks.gathered(rows)).mean()
+        self.metrics = {str(name): float(value) for name, value in means.items()}
         known = {name: value for name, value in self.metrics.items() if not math.isnan(value)}
         self.score = known.get("dice", -known.get("similarity", known.get("loss", math.inf)))
         if self.score > self.best_score:
@@ -272,9 +351,9 @@ class TrainingRun:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int, number: int, device: torch.device) -> Generator[None]:
-    """Random numbers within follow from the two numbers; the global generators are left as they were."""
+def _seeded(seed: int, number: int, device: torch.device, rank: int = 0) -> Generator[None]:
+    """Random numbers within follow from these numbers; the global generators are left as they were."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed_of(seed, number))
+        torch.manual_seed(seed_of(seed, number, rank))
         yield
