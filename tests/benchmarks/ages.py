@@ -56,11 +56,14 @@ class Setting:
 
 SETTINGS = {
     "usual": Setting(),
-    "three times the steps": Setting(work=3.0),
-    "faster template": Setting(rate=4.0),
-    "smoother field": Setting(smoothness=3.0),
-    "anchor": Setting(anchor=10.0),
-    "centring": Setting(centring=0.1),
+    "anchor 10": Setting(anchor=10.0),
+    "anchor 30": Setting(anchor=30.0),
+    "twice the steps": Setting(work=2.0),
+    "rate 4": Setting(rate=4.0),
+    "smoothness 3": Setting(smoothness=3.0),
+    "centring 0": Setting(centring=0.0),
+    "centring 0.1": Setting(centring=0.1),
+    "anchor 30, twice the steps": Setting(anchor=30.0, work=2.0),
 }
 
 

@@ -1,7 +1,5 @@
 """Which template carries labels best to people whom nobody trained on: learnt, the mean image, a subject, ANTs' own?"""
 
-import contextlib
-import io
 import tempfile
 import time
 from collections.abc import Sequence
@@ -81,7 +79,7 @@ def by_ants(scans: Sequence[Tensor], rounds: int) -> Tensor:
     arrays = [ants.from_numpy(scan[0, 0].numpy()) for scan in scans]
     start = ants.from_numpy(mean_image(scans)[0, 0].numpy())
     settings = {"syn_metric": "CC", "syn_sampling": 2, "reg_iterations": (40, 20, 10), "random_seed": 1}
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+    with tempfile.TemporaryDirectory() as folder:
         built = ants.build_template(start, arrays, rounds, type_of_transform="SyN", output_dir=folder, **settings)
     return torch.from_numpy(built.numpy()).float().clamp(0, 1)[None, None]
 
@@ -110,7 +108,7 @@ def templates(
     """Leave-one-out Dice of winning labels, mean displacement and sharpness of a learnt template and of fixed images.
 
     The same network and the same steps for all; a fixed image is a template whose rate is 0. The one subject is
-    another one for each seed. ANTs' template is built once, of some people.
+    another one for each seed. ANTs' template is built once, of some people; ANTs prints its matrices meanwhile.
     """
     torch.set_num_threads(1)
     cohort, _ = Source(dataset=dataset).load()
