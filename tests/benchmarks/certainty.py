@@ -156,6 +156,7 @@ def certainty(
     work: Annotated[float, typer.Option(help="What the steps are multiplied with.", min=0.01)] = 1.0,
     seeds: Annotated[int, typer.Option(help="How many.", min=1)] = 3,
     count: Annotated[int, typer.Option(help="Pairs to measure on.", min=2)] = 6,
+    ensembles: Annotated[bool, typer.Option(help="Ensembles too.")] = True,
 ) -> None:
     """Spreads of a probabilistic network and of ensembles, beside the true errors on pairs deformed by known maps.
 
@@ -173,8 +174,9 @@ def certainty(
         typer.echo(f"{name}: {round(steps * work)} steps of {batch} pairs; {before:.3f} voxels before registration")
         how = (cohort, loaded, round(steps * work), batch)
         begun = time.process_time()
-        members = [trained("voxelmorph", PLAIN, *how, seed) for seed in range(seeds + max(MEMBERS) - 1)]
-        each = (time.process_time() - begun) / len(members)
+        networks = seeds + max(MEMBERS) - 1 if ensembles else 0
+        members = [trained("voxelmorph", PLAIN, *how, seed) for seed in range(networks)]
+        each = (time.process_time() - begun) / max(1, len(members))
         for seed in range(seeds):
             for sigma, precision in PUBLISHED:
                 begun = time.process_time()
@@ -187,7 +189,7 @@ def certainty(
                     found = judged(sampled(model, pairs, samples, seed), pairs)
                     method = f"{sigma:g}, {precision:g}, {samples} samples"
                     rows.append({"data": name, "method": method, "seed": seed, **found, "prior": prior, **told})
-            for size in MEMBERS:
+            for size in MEMBERS if ensembles else ():
                 found = judged(answered(members[seed : seed + size], pairs), pairs)
                 method = f"ensemble of {size}"
                 rows.append({"data": name, "method": method, "seed": seed, **found, "processor seconds": each * size})

@@ -104,6 +104,8 @@ def templates(
     seeds: Annotated[int, typer.Option(help="How many.", min=1)] = 3,
     people: Annotated[int, typer.Option(help="Training people that ANTs' template is of; 0 leaves it out.")] = 20,
     rounds: Annotated[int, typer.Option(help="Of ANTs.", min=1)] = 3,
+    rate: Annotated[float, typer.Option(help="Of the learnt template, see TemplateNetwork.")] = 1.0,
+    method: Annotated[list[str] | None, typer.Option(help="Some of the templates; may be repeated.")] = None,
 ) -> None:
     """Leave-one-out Dice of winning labels, mean displacement and sharpness of a learnt template and of fixed images.
 
@@ -123,9 +125,9 @@ def templates(
     rows = []
     for seed, subject in enumerate(spaced(train, seeds)):
         starts = {"learnt": mean, **fixed, "one subject": loaded[subject]["image"][None]}
-        for name, start in starts.items():
+        for name in method or starts:
             begun = time.process_time()
-            model = template_network(start, rate=1.0 if name == "learnt" else 0.0, seed=seed)
+            model = template_network(starts[name], rate=rate if name == "learnt" else 0.0, seed=seed)
             model = trained(model, OBJECTIVE, cohort, loaded, steps, seed)
             spent = time.process_time() - begun
             row = {"template": name, "seed": seed, **measured(model, cohort, loaded, mean > SHOWN)}
