@@ -26,7 +26,7 @@ PUBLISHED = ((0.02, 10.0), (0.01, 25.0))
 """Standard deviation of the images' noise, and precision of the prior."""
 PLAIN = pair_objective("ssd", smoothness=0.05, coarseness=2)
 """What the members of an ensemble minimise."""
-STEPS = {"oasis2d": (150, 2), "hippocampus": (60, 1)}
+STEPS = {"oasis2d": (600, 2), "hippocampus": (300, 1)}
 """Of training, and pairs each, by the data set."""
 SAMPLES = (12, 50)
 MEMBERS = (3, 5)
