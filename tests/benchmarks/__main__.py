@@ -11,6 +11,9 @@
     python -m tests.benchmarks backbones   does the block matter, or what is built of blocks?
     python -m tests.benchmarks contrasts   how well are contrasts registered that a network was never shown?
     python -m tests.benchmarks smoothness  does one network for every smoothness do what five do?
+    python -m tests.benchmarks templates   which template carries labels best to people whom nobody trained on?
+    python -m tests.benchmarks ages        does a template that depends on age show age, and what makes it?
+    python -m tests.benchmarks certainty   is a spread more than its prior, and does it know where the field is wrong?
     python -m tests.benchmarks gpu         what a GPU adds
 
 All networks see the same pairs, batch, loss and optimiser. Machines are noisy, so every network is measured several
@@ -55,13 +58,16 @@ from course_utils.scans.optimise import optimise
 from course_utils.scans.writing import image_like, save
 from course_utils.training import TrainConfig, fit, precision
 from tests.benchmarks import peers
+from tests.benchmarks.ages import ages
 from tests.benchmarks.backbones import backbones
 from tests.benchmarks.brains import brains
+from tests.benchmarks.certainty import certainty
 from tests.benchmarks.contrasts import contrasts
 from tests.benchmarks.directions import directions
 from tests.benchmarks.folding import folding
 from tests.benchmarks.gpu import gpu
 from tests.benchmarks.smoothness import smoothness
+from tests.benchmarks.templates import templates
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 app.command()(gpu)
@@ -71,6 +77,9 @@ app.command()(folding)
 app.command()(backbones)
 app.command()(contrasts)
 app.command()(smoothness)
+app.command()(templates)
+app.command()(ages)
+app.command()(certainty)
 
 BATCH = 4
 LEARNING_RATE = 2e-3
