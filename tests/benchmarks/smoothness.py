@@ -1,27 +1,48 @@
 """Does one network for every smoothness do what five networks do? By FiLM and by a hypernetwork, three seeds."""
 
 import time
+from dataclasses import dataclass
 from typing import Annotated
 
 import pandas as pd
 import torch
 import typer
-from torch import Tensor
 
 from course_utils import metrics
 from course_utils.data.loading import PairDataset, load_subjects, loader
 from course_utils.data.source import Source
 from course_utils.fields import warp
 from course_utils.networks import NetworkSpec, RegistrationNetwork, SmoothnessRange
-from course_utils.objectives import AnySmoothness, pair_objective
+from course_utils.objectives import AnySmoothness, Objective, pair_objective
 from course_utils.training import TrainConfig
 from tests.benchmarks.training import after_its_last_step
 
 LAMBDAS = (0.1, 0.25, 0.4, 0.55, 0.7)
 """As HyperMorph counts, `(1 - lambda) similarity + lambda roughness`: weights of `lambda / (1 - lambda)` here."""
-WEIGHTS = tuple(one / (1 - one) for one in LAMBDAS)
-RANGE = SmoothnessRange(WEIGHTS[0], WEIGHTS[-1])
+RANGE = SmoothnessRange(LAMBDAS[0] / (1 - LAMBDAS[0]), LAMBDAS[-1] / (1 - LAMBDAS[-1]))
 ONE_FOR_ALL = {"FiLM": "voxelmorph", "hypernetwork": "hypernetwork"}
+OWN, AS_LONG = "one of its own", "one of its own that trains as long"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network and its training.
+
+    Attributes:
+        name: Of the kind.
+        network: What is trained.
+        objective: What is minimised.
+        steps: How many.
+        answers_for: The lambdas that it is measured for.
+        told: Whether it is told the weight.
+    """
+
+    name: str
+    network: NetworkSpec
+    objective: Objective
+    steps: int
+    answers_for: tuple[float, ...]
+    told: bool = False
 
 
 def smoothness(
@@ -37,49 +58,59 @@ def smoothness(
     """
     torch.set_num_threads(1)
     cohort, _ = Source(dataset=dataset).load()
-    dims, labels = len(cohort.info.shape), list(cohort.info.labels)
+    labels = list(cohort.info.labels)
     pairs = PairDataset(load_subjects(cohort.subjects, cohort.info.recipe), cohort.distinct_pairs("test", count))
-    any_weight = AnySmoothness(pair_objective("ncc", smoothness=0.0, coarseness=2), RANGE)
-    options = {"spatial_dims": dims, "integration_steps": 0}
     rows = []
     for seed in range(seeds):
-        trainings = {
-            name: (NetworkSpec(kind, {**options, "conditions": 1}), any_weight, 2 * steps)
-            for name, kind in ONE_FOR_ALL.items()
-        }
-        plain = NetworkSpec("voxelmorph", options)
-        judges = [pair_objective("ncc", smoothness=weight, coarseness=2) for weight in WEIGHTS]
-        trainings |= {f"own {n}": (plain, judge, steps) for n, judge in enumerate(judges)}
-        trainings["own 2, as long"] = (plain, judges[2], 2 * steps)
-        row = {}
-        for name, (spec, objective, length) in trainings.items():
+        for training in _trainings(len(cohort.info.shape), steps):
             begun = time.process_time()
-            config = TrainConfig(steps=length, batch_size=4, validations=1, seed=seed)
-            model = after_its_last_step(cohort, spec, objective, config)
-            row[f"{name}: seconds"] = time.process_time() - begun
-            for n, weight in enumerate(WEIGHTS) if name in ONE_FOR_ALL else [(int(name.split()[1][0]), None)]:
-                row[name if weight is None else f"{name} {n}"] = _dice(model, pairs, labels, weight)
-        rows.append(row)
-        typer.echo(f"seed {seed}: {', '.join(f'{name} {value:.4f}' for name, value in row.items())}")
-    table = pd.DataFrame(rows)
+            config = TrainConfig(steps=training.steps, batch_size=4, validations=1, seed=seed)
+            model = after_its_last_step(cohort, training.network, training.objective, config)
+            seconds = time.process_time() - begun
+            for one in training.answers_for:
+                told = RANGE.position(_weight(one)) if training.told else None
+                row = {"network": training.name, "lambda": one, "seed": seed, "Dice": _dice(model, pairs, labels, told)}
+                rows.append({**row, "processor seconds": seconds})
+                told_row = pd.DataFrame(rows[-1:])
+                typer.echo(told_row.to_string(index=False, header=len(rows) == 1, float_format="%.4f"))
+    dice = pd.DataFrame(rows).pivot_table("Dice", ["lambda", "seed"], "network", sort=False)
     for name in ONE_FOR_ALL:
-        ahead = pd.DataFrame({one: table[f"{name} {n}"] - table[f"own {n}"] for n, one in enumerate(LAMBDAS)})
-        typer.echo(f"{name} less a network of its own, Dice, by lambda")
-        typer.echo(ahead.agg(["mean", "min", "max"]).to_string(float_format="%+.4f"))
-        longer = table[f"{name} 2"] - table["own 2, as long"]
-        typer.echo(f"{name} less one for lambda {LAMBDAS[2]} that has as many steps: {longer.mean():+.4f}")
-    typer.echo(f"means\n{table.mean().to_string(float_format='%.4f')}")
+        for other in (OWN, AS_LONG):
+            ahead = (dice[name] - dice[other]).dropna().groupby("lambda").agg(["mean", "min", "max"])
+            typer.echo(f"{name} less {other}, Dice\n{ahead.to_string(float_format='%+.4f')}")
+    means = pd.DataFrame(rows).groupby(["network", "lambda"], sort=False)[["Dice", "processor seconds"]].mean()
+    typer.echo(f"means\n{means.to_string(float_format='%.4f')}")
+
+
+def _weight(one: float) -> float:
+    """The weight of the smoothness that is HyperMorph's lambda."""
+    return one / (1 - one)
+
+
+def _trainings(dims: int, steps: int) -> list[Training]:
+    """Of networks for all weights, of one for each, and of one for the middle that takes as long as those for all."""
+    options = {"spatial_dims": dims, "integration_steps": 0}
+    any_weight = AnySmoothness(pair_objective("ncc", smoothness=0.0, coarseness=2), RANGE)
+    plain = NetworkSpec("voxelmorph", options)
+    judges = {one: pair_objective("ncc", smoothness=_weight(one), coarseness=2) for one in LAMBDAS}
+    middle = LAMBDAS[len(LAMBDAS) // 2]
+    return [
+        *(
+            Training(name, NetworkSpec(kind, {**options, "conditions": 1}), any_weight, 2 * steps, LAMBDAS, told=True)
+            for name, kind in ONE_FOR_ALL.items()
+        ),
+        *(Training(OWN, plain, judge, steps, (one,)) for one, judge in judges.items()),
+        Training(AS_LONG, plain, judges[middle], 2 * steps, (middle,)),
+    ]
 
 
 @torch.inference_mode()
-def _dice(model: RegistrationNetwork, pairs: PairDataset, labels: list[int], weight: float | None) -> float:
-    """Mean over pairs and structures; a network for all weights is told `weight`."""
+def _dice(model: RegistrationNetwork, pairs: PairDataset, labels: list[int], told: float | None) -> float:
+    """Mean over pairs and structures; a network for all weights is told the position of one."""
     found = []
     for batch in loader(pairs, 4):
-        told: Tensor | None = None
-        if weight is not None:
-            told = torch.full((len(batch["fixed"]), 1), RANGE.position(weight))
-        displacement = model(batch["moving"], batch["fixed"], told).displacement
+        condition = None if told is None else torch.full((len(batch["fixed"]), 1), told)
+        displacement = model(batch["moving"], batch["fixed"], condition).displacement
         moved = warp(batch["moving_label"], displacement, mode="nearest", padding="zeros")
         found.append(metrics.dice(moved, batch["fixed_label"], labels).nanmean(1))
     return torch.cat(found).mean().item()
