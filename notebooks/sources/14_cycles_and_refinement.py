@@ -333,7 +333,7 @@ assert dice["penalty"] > dice["plain"] - 0.03 and dice["cycle"] > dice["plain"] 
 #   must not touch. **What a module does is decided by what it is asked for**, not by where it stands.
 # - **The penalty** asks for the folds directly, needs no second call, and is best at it.
 #
-# The price is overlap, and the printed lines have it. Part of it is the training that the calls would have paid for: compare with *half the
+# All of it holds for [three seeds](../docs/results.md) on real slices. The price is overlap, and the printed lines have it. Part of it is the training that the calls would have paid for: compare with *half the
 # pairs*, which has nothing else to pay for.
 #
 # The same as a picture: folds to the left, contradiction to the right, overlap upwards in both.
