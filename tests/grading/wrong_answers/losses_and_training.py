@@ -178,7 +178,7 @@ WRONG = [
         "the network does nothing",
     ),
     ("train", MODEL + trained("-ssd_loss(moved, fixed)"), "worse than nothing"),
-    ("train", MODEL + trained("ssd_loss(moved, fixed) + 20 * diffusion_loss(found.velocity)"), "0.59 is asked for"),
+    ("train", MODEL + trained("ssd_loss(moved, fixed) + 2 * diffusion_loss(found.velocity)"), "0.59 is asked for"),
     ("train", MODEL + trained("ssd_loss(moved, fixed)", "training_pairs"), "0 of the 800 pairs were asked for"),
     ("train", MODEL.replace("2e-3", "0.5") + trained("ssd_loss(moved, fixed)"), ""),
     ("train-well", "return VoxelMorph(2)", "0 of the 800 pairs were asked for"),
