@@ -263,7 +263,7 @@ panel(
 # One seed and one subject prove little. With [three of each](../docs/results.md), the learnt template is ahead of the mean image every
 # time, by about a hundredth of Dice, and ahead of two of three subjects: a subject is a gamble that may be won. And the older way of the
 # next section, as ANTs does it with SyN (`ants.build_template`), carries labels at least as well as a template that was learnt in
-# forty seconds, but lies further from the middle.
+# forty seconds, but lies further from the middle. After two minutes the learnt one is ahead of the mean image by 0.027 (one seed).
 #
 # ## The votes as pictures
 
