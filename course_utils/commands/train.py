@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import shlex
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,55 +10,38 @@ from typing import Annotated
 import typer
 
 from course_utils.checkpoint import Checkpoint
-from course_utils.commands.data_options import numbers, takes_source, whole_numbers
+from course_utils.commands.data_options import takes_source, whole_numbers
 from course_utils.commands.launched import together
+from course_utils.commands.objective_options import (
+    LOSS,
+    MAPS,
+    WEIGHTS,
+    Bidirectional,
+    Loss,
+    Painted,
+    Regulariser,
+    any_smoothness,
+    evidence_bound,
+    whole_objective,
+)
 from course_utils.commands.settings import Device, Settings
 from course_utils.commands.settings import device as device_of
 from course_utils.data.source import Source
 from course_utils.errors import CourseError
 from course_utils.files import check_room
-from course_utils.networks import ARCHITECTURES, NetworkSpec, Refined, SmoothnessRange
-from course_utils.objectives import (
-    CONSISTENCIES,
-    REGULARISERS,
-    SIMILARITIES,
-    AnySmoothness,
-    Consistent,
-    Cycle,
-    CycleMorph,
-    EvidenceBound,
-    InverseToo,
-    LabelMaps,
-    Membership,
-    Objective,
-    PaintedObjective,
-    PairObjective,
-    Shapes,
-    Similarity,
-    Subjects,
-    SynthesisedObjective,
-    pair_objective,
-)
+from course_utils.networks import ARCHITECTURES, NetworkSpec, Refined
+from course_utils.objectives import EvidenceBound, Membership, Shapes, Similarity, pair_objective
 from course_utils.training import TensorBoard, TrainConfig, train_cohort
 from course_utils.training.config import AMP
 from course_utils.training.hooks import progress_hook
 from course_utils.training.ranks import Ranks
 
-Loss = StrEnum("Loss", list(SIMILARITIES))
 NOT_BY_NAME = {"refined", "template"}
 """What holds a trained network, chosen by --refine, and what the command template trains."""
 Architecture = StrEnum("Architecture", [name for name in ARCHITECTURES if name not in NOT_BY_NAME])
-Regulariser = StrEnum("Regulariser", list(REGULARISERS))
-WEIGHTS = {**{name: weight for name, (_, weight) in CONSISTENCIES.items()}, "cyclemorph": CycleMorph.cycle_weight}
-"""Of what a network is asked for that contradicts itself, where the user gives no weight."""
-Bidirectional = StrEnum("Bidirectional", {name: name for name in ("inverse", *CONSISTENCIES, "cycle", "cyclemorph")})
-Painted = StrEnum("Painted", {name: name for name in ("images", "labels", "shapes")})
 LossGrid = StrEnum("LossGrid", {"half": "half", "full": "full"})
-MAPS: dict[str, LabelMaps] = {"labels": Subjects(), "shapes": Shapes()}
-"""What --painted makes of label maps alone."""
 Amp = StrEnum("Amp", {name: name for name in ("auto", *AMP)})
 ARCHITECTURE = Architecture["pyramid"]
-LOSS = Loss["ncc"]
 PROBABILISTIC, HYPERNETWORK = "probabilistic", "hypernetwork"
 MINUTES = 5.0
 """The budget where the user gives none."""
@@ -263,10 +245,10 @@ def train(
             "--painted": painted,
             "--antisymmetric": antisymmetric,
         }
-        evidence = _evidence_bound(no_part, image_sigma, prior_precision, coarseness)
+        evidence = evidence_bound(no_part, image_sigma, prior_precision, coarseness)
     elif image_sigma is not None or prior_precision is not None:
         raise CourseError(f"--image-sigma and --prior-precision belong to --architecture {PROBABILISTIC}: add it")
-    weights = _smoothness_range(smoothness_range, smoothness, start)
+    weights = any_smoothness(smoothness_range, smoothness, start)
     if weights is not None and start is None:
         chosen["conditions"] = 1
     elif named == HYPERNETWORK and start is None:
@@ -321,7 +303,7 @@ def train(
         out,
         network=NetworkSpec((architecture or ARCHITECTURE).value, {"spatial_dims": len(cohort.info.shape), **chosen}),
         start=start,
-        objective=evidence or _whole_objective(objective, painted, bidirectional, consistency_weight, weights),
+        objective=evidence or whole_objective(objective, painted, bidirectional, consistency_weight, weights),
         config=TrainConfig(
             steps=steps,
             minutes=MINUTES if minutes is None and steps is None else minutes,
@@ -347,55 +329,3 @@ def train(
         f"{int(last.step)} steps in {last.seconds / 60:.1f} minutes, loss {last.loss:.4f}; measure it:\n"
         f"python -m course_utils {shlex.join(again)}"
     )
-
-
-def _evidence_bound(
-    no_part: Mapping[str, object], image_sigma: float | None, prior_precision: float | None, coarseness: int
-) -> EvidenceBound:
-    """What a probabilistic network is trained by; `no_part` are options of other losses, by name, true where given."""
-    for option, given in no_part.items():
-        if given:
-            raise CourseError(
-                f"a probabilistic network has a loss of its own, in which {option} has no part: leave it out"
-            )
-    numbers = {"image_sigma": image_sigma, "prior_precision": prior_precision}
-    return EvidenceBound(**{name: value for name, value in numbers.items() if value is not None}, coarseness=coarseness)
-
-
-def _smoothness_range(given: str | None, smoothness: float | None, start: Checkpoint | None) -> SmoothnessRange | None:
-    """The weights that the network shall answer for: those of --smoothness-range, or of the network of --init."""
-    if given is not None and smoothness is not None:
-        raise CourseError("--smoothness is one weight and --smoothness-range many: give one of them")
-    ends = numbers("--smoothness-range", given)
-    if ends is not None and len(ends) != 2:
-        raise CourseError(f"--smoothness-range {given} is not two numbers: write it as in --smoothness-range 0.1,10")
-    weights = None if ends is None else SmoothnessRange(*ends)
-    if start is None:
-        return weights
-    its = start.smoothness_range
-    if weights not in (None, its) or (its is not None and smoothness is not None):
-        known = "one weight of the smoothness" if its is None else f"weights of the smoothness from {its}"
-        raise CourseError(f"the network of --init answers for {known}: leave out the option that asks for another")
-    return its
-
-
-def _whole_objective(
-    pair: PairObjective,
-    painted: Painted | None,
-    bidirectional: Bidirectional | None,
-    weight: float | None,
-    weights: SmoothnessRange | None,
-) -> Objective:
-    """What is minimised, around the objective of one direction of a pair."""
-    if weights is not None:
-        return AnySmoothness(_whole_objective(pair, painted, bidirectional, weight, None), weights)
-    if painted is not None:
-        return SynthesisedObjective(pair, MAPS[painted]) if painted in MAPS else PaintedObjective(pair)
-    if bidirectional is None:
-        return pair
-    if bidirectional not in WEIGHTS:
-        return InverseToo(pair) if bidirectional == Bidirectional.inverse else Cycle(pair)
-    weight = WEIGHTS[bidirectional] if weight is None else weight
-    if bidirectional == Bidirectional.cyclemorph:
-        return CycleMorph(pair, weight)
-    return Consistent(pair, bidirectional.value, weight)

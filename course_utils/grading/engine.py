@@ -193,7 +193,7 @@ def _remarks(done: Sequence[_Worked]) -> list[str]:
     failures = [worked for worked in done if worked.failure]
     if not failures:
         return []
-    students = ", ".join(sorted({worked.submission.student for worked in failures}))
+    students = some(sorted({worked.submission.student for worked in failures}))
     return [f"not graded, for the machine failed at it ({failures[0].failure}): {students}: grade again"]
 
 

@@ -1,6 +1,9 @@
 """What a check says of a network that a student's function has trained: does it overlap better, without folds?"""
 
+import itertools
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from course_utils import fields, metrics
+from course_utils.data.cohorts import load_cohort
+from course_utils.data.loading import PairDataset, load_subjects
+from course_utils.data.pairs import Pair
+from course_utils.data.synthetic import make_cohort
 from course_utils.networks import RegistrationNetwork, VoxelMorph
 
 MOST_FOLDED = 0.5
@@ -61,6 +68,16 @@ def trained_by(train: Callable[[Dataset, int], Any], pairs: Dataset, most: int, 
         "them"
     )
     return model.eval()
+
+
+def strangers(seed: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """All pairs of six people of a built-in cohort of slices that this seed makes, and the values of its structures."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_cohort(Path(folder, "synthetic"), subjects=6, dimensions=2, seed=seed)
+        cohort = load_cohort("synthetic", folder)
+        both_ways = [Pair(*two) for two in itertools.permutations(cohort.subjects, 2)]
+        pairs = PairDataset(load_subjects(cohort.subjects, cohort.info.recipe), both_ways)
+        return [pairs[n] for n in range(len(pairs))], list(cohort.info.labels)
 
 
 def learnt(

@@ -118,20 +118,23 @@ class NetworkSpec:
 def architecture(name: str) -> Callable[[type[Network]], type[Network]]:
     """Class decorator: enter a network into `ARCHITECTURES`, and let each remember the arguments it was made with.
 
-    The arguments of the class must be plain values: numbers, strings, truth values, and sequences of them.
+    The arguments of the class must be plain values: numbers, strings, truth values, and sequences of them. What it
+    passes on, `**options`, must be those of a base class that has entered `ARCHITECTURES` too: they are remembered
+    with that one's defaults.
     """
 
     def enter(cls: type[Network]) -> type[Network]:
         initialise = cls.__init__
         signature = inspect.signature(initialise)
+        passed_on = [key for key, value in signature.parameters.items() if value.kind is value.VAR_KEYWORD]
 
         @functools.wraps(initialise)
         def remembering(self: Network, *args: Any, **kwargs: Any) -> None:
             initialise(self, *args, **kwargs)
             given = signature.bind(self, *args, **kwargs)
             given.apply_defaults()
-            arguments = {key: _plain(value) for key, value in given.arguments.items() if key != "self"}
-            self.spec = NetworkSpec(name, arguments)
+            own = {key: _plain(its) for key, its in given.arguments.items() if key not in ("self", *passed_on)}
+            self.spec = NetworkSpec(name, {**(self.spec.arguments if passed_on else {}), **own})
 
         setattr(cls, "__init__", remembering)  # noqa: B010, an assignment would not pass the type checker
         ARCHITECTURES[name] = cls

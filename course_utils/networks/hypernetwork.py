@@ -1,6 +1,6 @@
 """A network that makes the weights of a VoxelMorph from the numbers that the answer shall depend on."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,8 @@ class Hypernetwork(VoxelMorph):
 
     Args:
         spatial_dims: 2 or 3.
-        features: See `VoxelMorph`.
-        half_resolution, integration_steps, instance_norm, antisymmetric, edges: See `VelocityNetwork`.
         conditions: See `VelocityNetwork`; one or more. They do not need `instance_norm`.
+        options: Of `VoxelMorph`.
 
     Source: Ha et al., HyperNetworks, ICLR 2017; Hoopes et al., HyperMorph: amortized hyperparameter learning for image
     registration, IPMI 2021.
@@ -31,29 +30,10 @@ class Hypernetwork(VoxelMorph):
 
     conditioning: Conditioning
 
-    def __init__(
-        self,
-        spatial_dims: int = 3,
-        *,
-        features: Sequence[int] = (16, 32, 32, 32),
-        half_resolution: bool = True,
-        integration_steps: int = 7,
-        instance_norm: bool = True,
-        antisymmetric: bool = False,
-        edges: bool = False,
-        conditions: int = 1,
-    ) -> None:
+    def __init__(self, spatial_dims: int = 3, *, conditions: int = 1, **options: Any) -> None:
         if conditions < 1:
             raise ValueError(f"a hypernetwork needs something to depend on: conditions={conditions} is not 1 or more")
-        super().__init__(
-            spatial_dims,
-            features=features,
-            half_resolution=half_resolution,
-            integration_steps=integration_steps,
-            instance_norm=instance_norm,
-            antisymmetric=antisymmetric,
-            edges=edges,
-        )
+        super().__init__(spatial_dims, **options)
         self.conditioning = Conditioning(conditions)
         size = sum(weight.numel() for part in (self.unet, self.velocity) for weight in part.parameters())
         self.weights = nn.Linear(CODE, size, bias=False)

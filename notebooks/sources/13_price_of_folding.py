@@ -222,6 +222,7 @@ assert rough.ndv_percent["displacement"] > 0.02 and rough.folding_percent["displ
 assert rough.ndv_percent["penalty"] < rough.ndv_percent["displacement"] / 20
 assert rough.folding_percent["velocity"] < rough.folding_percent["displacement"] / 20
 assert rough.ndv_percent["velocity"] < rough.ndv_percent["displacement"] / 5
+assert rough.folding_percent["velocity"] <= rough.ndv_percent["velocity"] / 4  # they hide
 assert rough.dice_after["velocity"] > rough.dice_after["displacement"] - 0.02
 assert rough.dice_after["penalty"] > rough.dice_after["displacement"] - 0.04
 smooth = overview.xs(SMOOTHNESS[1], level="smoothness").ndv_percent

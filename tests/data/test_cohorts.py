@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from course_utils.data.card import DataCard
-from course_utils.data.cohorts import data_root, fetch, load_cohort
+from course_utils.data.cohorts import data_root, fetch, load_cohort, load_slices
+from course_utils.data.loading import load_subject
 from course_utils.data.pairs import Cohort, Subject, split_subjects
 from course_utils.data.recipe import Recipe
 from course_utils.data.registry import DATASETS, dataset_info, fill_command, read_registry, terms
@@ -84,6 +85,31 @@ def test_every_side_can_be_paired_or_the_user_is_told():
 def test_fractions_that_are_none(fractions):
     with pytest.raises(CourseError, match="three shares of 1"):
         split_subjects(subjects(50), fractions=fractions)
+
+
+# --- how slices lie ---------------------------------------------------------------------------------------------------
+
+
+def places(cohort, *parts):
+    """Mean position, `(2,)`, of the structures of a few people whose names hold these parts."""
+    values = [value for value, name in cohort.info.labels.items() if all(part in name.lower() for part in parts)]
+    labels = [load_subject(subject, cohort.info.recipe)["label"][0] for subject in cohort.subjects[:3]]
+    return np.mean([np.argwhere(np.isin(label, values)).mean(0) for label in labels], axis=0)
+
+
+@pytest.fixture(params=["synthetic", "oasis2d"])
+def slices(request, tmp_path):
+    if request.param == "synthetic":
+        return load_slices("synthetic", tmp_path)
+    return load_slices("oasis2d", request.getfixturevalue("real_data"))
+
+
+def test_where_the_axes_of_slices_lead_is_where_the_anatomy_lies(slices):
+    """Left structures lie to the left, and the lateral ventricles above the cortex's middle."""
+    across, up = (1 if code in "RS" else -1 for code in slices.info.view["orientation"])
+    assert across * (places(slices, "right", "cort")[0] - places(slices, "left", "cort")[0]) > 10
+    inferior = ("deep", "grey") if "synthetic" in slices.info.name else ("thalamus",)
+    assert up * (places(slices, "lateral", "ventricle")[1] - places(slices, *inferior)[1]) > 3
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------

@@ -112,6 +112,15 @@ def test_trained_for_a_range_its_field_is_rougher_at_the_low_end():
     assert unheard[0] == unheard[1] == unheard[2]
 
 
+def test_a_checkpoint_could_build_it_again_whatever_becomes_of_the_defaults():
+    """All arguments are remembered, those that it passes on with their defaults, and the conditions are its own."""
+    plain = NetworkSpec("voxelmorph", {"spatial_dims": 2, "features": [4, 8]}).build()
+    hyper = NetworkSpec("hypernetwork", {"spatial_dims": 2, "features": (4, 8)}).build()
+    assert hyper.spec == NetworkSpec("hypernetwork", {**plain.spec.arguments, "conditions": 1})
+    with pytest.raises(CourseError, match=r"cannot be built .*unexpected keyword argument 'window'"):
+        NetworkSpec("hypernetwork", {"window": 3}).build()
+
+
 def test_without_anything_to_depend_on_it_is_refused():
     with pytest.raises(CourseError, match="needs something to depend on: conditions=0 is not 1 or more"):
         NetworkSpec("hypernetwork", {"spatial_dims": 2, "conditions": 0}).build()

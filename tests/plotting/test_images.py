@@ -61,6 +61,8 @@ def test_a_two_dimensional_image_lies_like_a_slice_of_the_volume(volume):
     assert (flat.get_xlabel(), flat.get_ylabel(), len(flat.texts)) == ("axis 0 (voxels)", "axis 1 (voxels)", 0)
     upright = plotting.slices(volume[:, 2], orientation="LI").axes[0]
     assert (page(upright, (0, 0)) > page(upright, (1, 1))).all(), "left and inferior axes run backwards"
+    told = ("left → right, axis 0 (voxels)", "inferior → superior, axis 1 (voxels)")
+    assert (upright.get_xlabel(), upright.get_ylabel()) == told  # a slice's second axis is no y
 
 
 def test_tensors_with_batch_and_channel_axes_are_the_same_picture(volume):

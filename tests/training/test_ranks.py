@@ -26,7 +26,7 @@ from course_utils.templates import template_network
 from course_utils.training import fit, loop
 from course_utils.training import run as running
 from course_utils.training.ranks import Ranks, joined
-from tests.training.test_loop import CARD, CONFIG, OBJECTIVE, Discs, die, files, history_of, network
+from tests.training.test_loop import CARD, CONFIG, OBJECTIVE, Discs, Drawing, die, files, history_of, network
 
 pytestmark = pytest.mark.slow
 
@@ -157,21 +157,6 @@ def test_together_they_see_each_pair_once(tmp_path, two):
 
 
 # --- random numbers ---------------------------------------------------------------------------------------------------
-
-
-class Drawing(Objective):
-    """Writes down what it draws at random."""
-
-    def __init__(self):
-        self.drawn = []
-
-    def __call__(self, model, batch):
-        self.drawn.append(torch.rand(1).item())
-        registration = model(batch["moving"], batch["fixed"])
-        return Outcome(registration.displacement.square().mean(), {}, registration)
-
-    def describe(self):
-        return {}
 
 
 def drawn(out):

@@ -566,27 +566,14 @@ def train(pairs, seed):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "train-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: train-check
-from course_utils.data import loading
 from course_utils.grading import trained
 
 structures = list(cohort.info.labels)
 network = trained.trained_by(train, training_pairs, 800, seed=0)
 print(trained.learnt(network, test_pairs, structures, wanted=0.59)[1])
 ### BEGIN HIDDEN TESTS
-import itertools
-import pathlib
-import tempfile
-
-from course_utils.data import cohorts as datasets
-from course_utils.data import synthetic
-
-with tempfile.TemporaryDirectory() as folder:
-    synthetic.make_cohort(pathlib.Path(folder, "synthetic"), subjects=6, dimensions=2, seed=7)
-    strangers = datasets.load_cohort("synthetic", folder)
-    met = loading.load_subjects(strangers.subjects, strangers.info.recipe)
-    both_ways = [datasets.Pair(*two) for two in itertools.permutations(strangers.subjects, 2)]
-    strange_pairs = loading.PairDataset(met, both_ways)
-    trained.learnt(network, strange_pairs, list(strangers.info.labels), wanted=0.5)
+others, theirs = trained.strangers(seed=7)
+trained.learnt(network, others, theirs, wanted=0.5)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -629,7 +616,6 @@ def train_well(pairs, seed):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "train-well-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: train-well-check
-from course_utils.data import loading
 from course_utils.grading import trained
 
 reached = []
@@ -643,20 +629,8 @@ assert mean >= 0.67, (
     "loss that suits these images (see the hints)"
 )
 ### BEGIN HIDDEN TESTS
-import itertools
-import pathlib
-import tempfile
-
-from course_utils.data import cohorts as datasets
-from course_utils.data import synthetic
-
-with tempfile.TemporaryDirectory() as folder:
-    synthetic.make_cohort(pathlib.Path(folder, "synthetic"), subjects=6, dimensions=2, seed=9)
-    strangers = datasets.load_cohort("synthetic", folder)
-    met = loading.load_subjects(strangers.subjects, strangers.info.recipe)
-    both_ways = [datasets.Pair(*two) for two in itertools.permutations(strangers.subjects, 2)]
-    strange_pairs = loading.PairDataset(met, both_ways)
-    trained.learnt(network, strange_pairs, list(strangers.info.labels), wanted=0.5)
+others, theirs = trained.strangers(seed=9)
+trained.learnt(network, others, theirs, wanted=0.5)
 ### END HIDDEN TESTS
 
 # %% [markdown]
