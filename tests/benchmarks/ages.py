@@ -16,6 +16,7 @@ from course_utils.data.cohorts import data_root
 from course_utils.data.loading import LoadedSubjects, load_subjects
 from course_utils.data.pairs import Cohort, Subject
 from course_utils.data.source import Source
+from course_utils.errors import CourseError
 from course_utils.objectives import TemplateObjective, pair_objective
 from course_utils.templates import (
     Attributes,
@@ -26,6 +27,7 @@ from course_utils.templates import (
 )
 from course_utils.templates.averaging import Register
 from tests.benchmarks.templates import images_of, spaced, trained
+from tests.benchmarks.training import chosen
 
 YOUNG, OLD = 20.0, 90.0
 """Years between which growth is measured."""
@@ -113,8 +115,11 @@ def growth(young: float, old: float, ages: Sequence[float], sizes: Sequence[floa
 
 
 def ages_of(cohort: Cohort) -> Attributes:
-    """The ages of OASIS' people, in years, out of the table that lies beside their slices."""
-    table = pd.read_csv(data_root() / "oasis2d" / "oasis_cross-sectional.csv").set_index("ID")["Age"]
+    """The ages of OASIS' people, in years, out of the table that lies beside their slices; CourseError without it."""
+    path = data_root() / "oasis2d" / "oasis_cross-sectional.csv"
+    if not path.is_file():
+        raise CourseError(f"{path} is not there: put the table of OASIS-1 beside the slices, it has the ages")
+    table = pd.read_csv(path).set_index("ID")["Age"]
     return Attributes(("age",), {s.name: (float(table[s.name.removeprefix("OASIS_")]),) for s in cohort.subjects})
 
 
@@ -136,6 +141,7 @@ def ages(
     shipped network are worth is seen on people in the template's place.
     """
     torch.set_num_threads(1)
+    wanted = chosen(setting, SETTINGS)
     cohort, _ = Source(dataset="oasis2d").load()
     loaded = load_subjects(cohort.subjects, cohort.info.recipe)
     train, test = cohort.splits["train"], cohort.splits["test"]
@@ -153,7 +159,7 @@ def ages(
     mean = mean_image(scans)
     rows = []
     for seed in range(seeds):
-        for name in setting or SETTINGS:
+        for name in wanted:
             begun, how = time.process_time(), SETTINGS[name]
             model = template_network(mean, names=known.names, attributes=known.of(train), rate=how.rate, seed=seed)
             model = trained(model, how.objective(), cohort, loaded, round(steps * how.work), seed, known)

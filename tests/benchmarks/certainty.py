@@ -1,11 +1,10 @@
 """Is a probabilistic network's spread more than its prior, and does any spread know where the field is wrong?"""
 
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated
 
 import pandas as pd
 import torch
@@ -13,14 +12,15 @@ import typer
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from course_utils.data.loading import LoadedSubjects, PairDataset, load_subjects
+from course_utils.data.loading import LoadedSubjects, load_subjects
 from course_utils.data.pairs import Cohort
 from course_utils.data.source import Source
 from course_utils.fields import box_mean, integrate, resize, warp
 from course_utils.networks import NetworkSpec, Probabilistic, RegistrationNetwork
-from course_utils.objectives import EvidenceBound, Objective, pair_objective
-from course_utils.training import TrainConfig, fit
+from course_utils.objectives import EvidenceBound, pair_objective
+from course_utils.training import TrainConfig
 from course_utils.uncertainty import coverage, spread, temperature
+from tests.benchmarks.training import after_its_last_step
 
 PUBLISHED = ((0.02, 10.0), (0.01, 25.0))
 """Standard deviation of the images' noise, and precision of the prior."""
@@ -28,6 +28,7 @@ PLAIN = pair_objective("ssd", smoothness=0.05, coarseness=2)
 """What the members of an ensemble minimise."""
 STEPS = {"oasis2d": (600, 2), "hippocampus": (300, 1)}
 """Of training, and pairs each, by the data set."""
+Dataset = StrEnum("Dataset", list(STEPS))
 SAMPLES = (12, 50)
 MEMBERS = (3, 5)
 WINDOW = {2: 9, 3: 5}
@@ -138,21 +139,8 @@ def known_pairs(cohort: Cohort, loaded: LoadedSubjects, count: int) -> list[Know
     return [Known.of(item["image"][None], item["label"][None], 100 + n) for n, item in enumerate(loaded_of)]
 
 
-def trained(
-    architecture: str, objective: Objective, cohort: Cohort, loaded: LoadedSubjects, steps: int, batch: int, seed: int
-) -> Any:
-    """A network after so many steps on pairs of training people; the seed is that of its weights and their order."""
-    network = NetworkSpec(architecture, {"spatial_dims": len(cohort.info.shape)}).build(seed)
-    config = TrainConfig(steps=steps, batch_size=batch, validations=1, amp="off", seed=seed)
-    training = PairDataset(loaded, cohort.training_pairs(seed))
-    validation = PairDataset(loaded, cohort.distinct_pairs("val", 2))
-    with tempfile.TemporaryDirectory() as folder:
-        out, card = Path(folder) / "run", cohort.info.card()
-        return fit(network, objective, training, validation, out, config, card=card, hooks=[]).model.eval()
-
-
 def certainty(
-    dataset: Annotated[list[str] | None, typer.Option(help="A data set; may be repeated. Default: both below.")] = None,
+    dataset: Annotated[list[Dataset] | None, typer.Option(help="May be repeated.", show_default="both")] = None,
     work: Annotated[float, typer.Option(help="What the steps are multiplied with.", min=0.01)] = 1.0,
     seeds: Annotated[int, typer.Option(help="How many.", min=1)] = 3,
     count: Annotated[int, typer.Option(help="Pairs to measure on.", min=2)] = 6,
@@ -165,22 +153,24 @@ def certainty(
     """
     torch.set_num_threads(1)
     rows = []
-    for name in dataset or STEPS:
+    for name in map(str, dataset or Dataset):
         cohort, _ = Source(dataset=name).load()
         loaded = load_subjects(cohort.subjects, cohort.info.recipe)
         dims, (steps, batch) = len(cohort.info.shape), STEPS[name]
         pairs = known_pairs(cohort, loaded, count)
         before = torch.cat([pair.truth.norm(dim=1, keepdim=True)[pair.inside] for pair in pairs]).mean()
         typer.echo(f"{name}: {round(steps * work)} steps of {batch} pairs; {before:.3f} voxels before registration")
-        how = (cohort, loaded, round(steps * work), batch)
+        config = TrainConfig(steps=round(steps * work), batch_size=batch, validations=1, amp="off")
+        plain, own_spread = (NetworkSpec(kind, {"spatial_dims": dims}) for kind in ("voxelmorph", "probabilistic"))
         begun = time.process_time()
         networks = seeds + max(MEMBERS) - 1 if ensembles else 0
-        members = [trained("voxelmorph", PLAIN, *how, seed) for seed in range(networks)]
+        members = [after_its_last_step(cohort, plain, PLAIN, replace(config, seed=seed)) for seed in range(networks)]
         each = (time.process_time() - begun) / max(1, len(members))
         for seed in range(seeds):
             for sigma, precision in PUBLISHED:
                 begun = time.process_time()
-                model: Probabilistic = trained("probabilistic", EvidenceBound(sigma, precision, 2), *how, seed)
+                bound = EvidenceBound(sigma, precision, coarseness=2)
+                model = after_its_last_step(cohort, own_spread, bound, replace(config, seed=seed))
                 spent, own = time.process_time() - begun, deviations(model, pairs)
                 low, high = (own.quantile(q).item() for q in (0.05, 0.95))
                 told = {"deviation": own.mean().item(), "5 %": low, "95 %": high, "processor seconds": spent}

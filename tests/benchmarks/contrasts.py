@@ -27,7 +27,7 @@ from course_utils.objectives import (
 )
 from course_utils.training import TrainConfig
 from course_utils.training.models import Motionless
-from tests.benchmarks.training import after_its_last_step
+from tests.benchmarks.training import after_its_last_step, chosen
 
 T1, T2 = (0.0, 0.12, 0.3, 0.6, 0.9, 1.0), (0.0, 0.9, 1.0, 0.65, 0.3, 0.2)
 CONTRASTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -61,7 +61,7 @@ def contrasts(
     rows = []
     for seed in range(seeds):
         for length in steps or [200]:
-            for name in method or methods:
+            for name in chosen(method, methods):
                 objective, network = methods[name]
                 begun = time.process_time()
                 config = TrainConfig(steps=length, batch_size=2, validations=1, seed=seed)

@@ -26,6 +26,7 @@ from course_utils.templates import (
     template_network,
 )
 from course_utils.training import TrainConfig
+from tests.benchmarks.training import chosen
 
 OBJECTIVE = TemplateObjective(pair_objective("ncc", smoothness=1.0, coarseness=2))
 BATCH = 4
@@ -118,6 +119,7 @@ def templates(
     train = cohort.splits["train"]
     mean = mean_image(images_of(loaded, train))
     fixed = {"mean image": mean}
+    methods = chosen(method, ("learnt", "mean image", *(["ANTs"] if people else []), "one subject"))
     if people:
         begun = time.process_time()
         fixed["ANTs"] = by_ants(images_of(loaded, spaced(train, people)), rounds)
@@ -125,7 +127,7 @@ def templates(
     rows = []
     for seed, subject in enumerate(spaced(train, seeds)):
         starts = {"learnt": mean, **fixed, "one subject": loaded[subject]["image"][None]}
-        for name in method or starts:
+        for name in methods:
             begun = time.process_time()
             model = template_network(starts[name], rate=rate if name == "learnt" else 0.0, seed=seed)
             model = trained(model, OBJECTIVE, cohort, loaded, steps, seed)
