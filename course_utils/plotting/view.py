@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.image import AxesImage
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import Stroke
 from matplotlib.ticker import MaxNLocator
 
 from course_utils.plotting.arrays import PerAxis
@@ -136,7 +136,8 @@ class View:
 
     def _letters(self, ax: Axes, colour: str, halo: str) -> None:
         left, right, bottom, top = [*_ENDS[self.codes[self.horizontal]], *_ENDS[self.codes[self.vertical]]]
-        outline = [withStroke(linewidth=2, foreground=halo)]
+        # Not snapped to the pixels, as outlines of straight lines are: an L may lose its foot, and is read as an I.
+        outline = [Stroke(linewidth=2, foreground=halo, snap=False), Stroke(linewidth=0, snap=False)]
         style: dict[str, Any] = {
             "transform": ax.transAxes,
             "color": colour,

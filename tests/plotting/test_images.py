@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from course_utils import plotting
 from tests.plotting.drawn import SHAPE, SPACING, contours, legend_names, pictures, vertices
@@ -53,6 +54,23 @@ def test_every_orientation_shows_the_same_anatomy(orientation):
         assert "".join(text.get_text() for text in ax.texts) == letters  # left, right, bottom, top
         left, right, bottom, top = (text.get_position() for text in ax.texts)
         assert left[0] < right[0] and bottom[1] < top[1]
+
+
+@pytest.mark.parametrize("dots", [72, 90, 100, 150])
+@pytest.mark.parametrize("width", range(30, 40, 3))
+def test_every_letter_is_whole_wherever_it_falls_among_the_pixels(dots, width):
+    """An L without its foot would be an I, which means something else: it is as wide as it should be."""
+    figure = plotting.panel({"black": np.zeros((width, 20)), "too": np.zeros((width, 20))}, orientation="RS")
+    figure.dpi = dots
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba())[::-1, :, 0]
+    for ax in figure.axes:
+        (left,) = (text for text in ax.texts if text.get_text() == "L")
+        box = left.get_window_extent()
+        letter = picture[int(box.y0) : int(box.y1) + 1, int(box.x0) : int(box.x1) + 1] > 100
+        assert letter.any(axis=0).sum() > 0.6 * box.width
+        assert letter.any(axis=1).sum() > 0.6 * box.height
 
 
 def test_a_two_dimensional_image_lies_like_a_slice_of_the_volume(volume):
