@@ -18,3 +18,8 @@ def real_data() -> Path:
     if not (folder / "Task04_Hippocampus").is_dir():
         pytest.skip("no Task04_Hippocampus in MONAI_DATA_DIRECTORY or in shared/data beside the repository")
     return folder
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes name no test: packed ones hold the second at which they were made, which differs from worker to worker."""
+    return argname if isinstance(val, bytes) else None

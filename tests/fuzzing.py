@@ -277,7 +277,7 @@ def bombs(folder):
         header.set_data_dtype(kind)
         header.set_data_shape(shape)
         claim = header.binaryblock + bytes(4) + np.random.default_rng(0).bytes(28_000)
-        for name, content in (("claim.nii", claim), ("claim.nii.gz", gzip.compress(claim))):
+        for name, content in (("claim.nii", claim), ("claim.nii.gz", gzip.compress(claim, mtime=0))):
             (folder / name).write_bytes(content)
             yield read_image, folder / name
             yield read_labels, folder / name
