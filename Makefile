@@ -37,7 +37,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab --ServerApp.root_dir=. notebooks/00_start_here.ipynb
 
 notebooks: $(TOOLS)  ## write every notebook anew from its source, executed
-	$(PY) notebooks/build.py build
+	$(PY) -m notebooks.build build
 
 check: $(TOOLS) lint  ## style, types and the quick tests, in minutes
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" tests
@@ -59,7 +59,7 @@ bench: $(TOOLS)  ## speed, memory and accuracy beside MONAI's VoxelMorph and vox
 	$(PY) -m tests.benchmarks
 
 release: $(READY)  ## the students' bundle in release/: lectures, assignments without solutions, the package
-	$(PY) notebooks/build.py release
+	$(PY) -m notebooks.build release
 
 site: $(SITE)  ## the executed pages, the documents and the docstrings as a web site in site/
 	$(PY) -m sphinx -q -W --keep-going -b html -c docs/site . site
@@ -76,4 +76,4 @@ check-assignment: $(READY)  ## points of your own solutions, on the visible chec
 	$(PY) -m course_utils check notebooks/assignments/0$(N)_*.ipynb
 
 address: $(READY)  ## carry the repository's address everywhere: make address URL=https://github.com/me/fork
-	$(PY) notebooks/build.py address "$(URL)"
+	$(PY) -m notebooks.build address "$(URL)"

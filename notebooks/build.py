@@ -21,6 +21,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +36,10 @@ from course_utils.commands.ending import run
 from course_utils.data.cohorts import data_root
 from course_utils.errors import CourseError
 from course_utils.grading.assignments import STUB, assignment_sources, read_assignment, student_version
+from notebooks.rules import REAL, facts, people_problems, picture_problems, question_problems
 
 ROOT = Path(__file__).resolve().parent.parent
-LONGEST_CELL = 30  # lines
+LONGEST_CELL = 25  # lines
 WIDEST_LINE = 100  # columns of code
 CELL_TIMEOUT = 900  # seconds
 
@@ -60,9 +62,6 @@ from course_utils.session import start
 
 session = start()
 print(session)"""
-
-PREFERRED = re.compile(r'start\(real="\w+"\)')
-"""How a page says which data set of people suits it."""
 
 COLAB_BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -260,12 +259,13 @@ def _source_problems(source: Path) -> Iterator[str]:
     cells = read_source(source).cells
     yield from _first_cell_problems(cells[0], address, source.stem)
     code = [cell.source for cell in cells if cell.cell_type == "code"]
-    if not code or PREFERRED.sub("start()", code[0]) != SETUP_CELL.format(address=address):
+    if not code or REAL.sub("start()", code[0]) != SETUP_CELL.format(address=address):
         yield "the first code cell is not the setup cell of notebooks/build.py"
     for text in code:
         if (length := len(text.splitlines())) > LONGEST_CELL:
             yield f"a code cell of {length} lines, more than {LONGEST_CELL}: {text.splitlines()[0]}"
     yield from _width_problems(code)
+    yield from question_problems(cells)
     everything = sources(root)
     following = everything[everything.index(source) + 1 :]
     if following and f"({following[0].stem}.ipynb)" not in cells[-1].source:
@@ -299,6 +299,8 @@ def _notebook_problems(source: Path, notebook: NotebookNode) -> Iterator[str]:
             yield f"a cell is tagged raises-exception and raises none: {cell.source.splitlines()[0]}"
     if not any("image/png" in output.get("data", {}) for _, output in outputs):
         yield "the notebook shows no figure"
+    yield from picture_problems(outputs)
+    yield from people_problems(notebook.cells)
     host = re.escape(socket.gethostname())
     for text in (text for _, output in outputs for text in _texts(output)):
         if match := MACHINE_PATH.search(text) or MACHINE_HOST.search(text) or re.search(rf"\b{host}\b", text):
@@ -438,6 +440,34 @@ def check(numbers: Numbers = None) -> None:
     if found:
         print(*found, sep="\n", file=sys.stderr)
         raise CourseError(f"{len(found)} problems in the notebooks; mend the source, then build it again")
+
+
+@app.command()
+def checklist() -> None:
+    """Print a row for each stored page: who is in it, how much of it is asserted, drawn, described, asked."""
+    print(*checklist_rows(), sep="\n")
+
+
+def checklist_rows() -> Iterator[str]:
+    """A Markdown table of what a reader's checklist counts."""
+    columns = (
+        "page",
+        "data",
+        "cells",
+        "longest",
+        "asserting",
+        "figures",
+        "described",
+        "sliders",
+        "questions",
+        "answers",
+    )
+    yield f"| {' | '.join((*columns, 'in MONAI'))} |"
+    yield f"|{'---|' * (len(columns) + 1)}"
+    for source in sources():
+        found = facts(nbformat.read(notebook_of(source), as_version=4))
+        values = [source.stem[:2], *astuple(found)[:-1], "yes" if found.monai else "no"]
+        yield f"| {' | '.join(map(str, values))} |"
 
 
 Out = Annotated[Path, typer.Option(help="A folder; what the same command has written there before is replaced.")]

@@ -12,6 +12,7 @@ from course_utils.data.cohorts import load_slices
 from course_utils.errors import CourseError
 from notebooks import build
 
+FOLDED = "<details>\n# <summary>Compare with your prediction</summary>\n#\n# So.\n#\n# </details>"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
@@ -99,8 +100,14 @@ def store(source):
     notebook = build.read_source(source)
     for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
         cell.execution_count = count
-        cell.outputs = [new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure>"})]
+        cell.outputs = [picture()]
     nbformat.write(notebook, build.notebook_of(source))
+
+
+def picture(**metadata):
+    """A figure as a cell shows it."""
+    data = {"image/png": PIXEL, "text/plain": "<Figure>"}
+    return new_output("display_data", data, metadata={"image/png": {"alt": "A pixel."} | metadata})
 
 
 def edit(source, old, new):
@@ -121,12 +128,55 @@ def edit(source, old, new):
         ("blob/main", "blob/draft", "Colab badge"),
         ("session = start()", "session = start(1)", "setup cell"),
         ("01_next.ipynb", "02_other.ipynb", "next notebook"),
-        ("print('hello')", "\n".join(["x = 1"] * 31), "31 lines"),
+        ("print('hello')", "\n".join(["x = 1"] * 26), "26 lines"),
+        ("A promise.", "**Predict** it.", "does not end with '> *My prediction:*'"),
+        ("A promise.", "**Predict** it. **Predict** that.\n#\n# > *My prediction:*", "asks 2 questions"),
+        ("Next:", f"{FOLDED}\n#\n# Next:", "a folded answer to no question"),
     ],
 )
 def test_a_fault_in_the_source_is_seen(source, old, new, found):
     edit(source, old, new)
     assert any(found in problem for problem in build.problems(source))
+
+
+QUESTION = """\
+print('hello')
+
+# %% [markdown]
+# **Predict:** what is it?
+#
+# > *My prediction:*
+
+# %%
+x = 1
+
+# %% [markdown]
+"""
+
+
+def test_a_question_is_answered_before_the_next_and_folded(source):
+    asked = QUESTION + f"# {FOLDED}\n"
+    edit(source, "print('hello')", asked)
+    store(source)
+    assert build.problems(source) == []
+    edit(source, f"{FOLDED}\n", "So.\n")
+    assert "a question has no folded answer: **Predict:** what is it?" in build.problems(source)
+    edit(source, "# So.\n", QUESTION.removeprefix("print('hello')\n\n") + f"# {FOLDED}\n")
+    assert any("before the last was answered" in problem for problem in build.problems(source))
+    edit(source, "#\n# </details>", "# </details>")
+    assert any("</details> below it" in problem for problem in build.problems(source))
+
+
+@pytest.mark.parametrize(("said", "problems"), [("oasis2d", 0), ("synthetic", 1)])
+def test_a_page_that_prefers_people_is_stored_with_them(source, said, problems):
+    edit(source, "session = start()", 'session = start(real="oasis2d")')
+    store(source)
+    target = build.notebook_of(source)
+    notebook = nbformat.read(target, as_version=4)
+    notebook.cells[1].outputs.append(stream(f"data set  {said}\nprofile   quick\n"))
+    nbformat.write(notebook, target)
+    found = build.problems(source)
+    assert len(found) == problems and all("build it with --dataset oasis2d" in problem for problem in found)
 
 
 def stream(text, name="stdout"):
@@ -143,6 +193,7 @@ def stream(text, name="stdout"):
         (stream("serving at http://127.0.0.1:8888"), "127.0.0.1:8888"),
         (stream("Looking in indexes: https://somewhere/simple"), "Looking in indexes"),
         (new_output("error", ename="ValueError", evalue="no", traceback=[]), "ends in ValueError"),
+        (picture(alt=""), "a picture without a text"),
     ],
 )
 def test_a_fault_in_an_output_is_seen(source, output, found):
@@ -185,12 +236,14 @@ def test_an_exception_is_declared_or_a_fault(source):
 BODY = """\
 import os, sys
 from pathlib import Path
-import matplotlib.pyplot as plt
+from course_utils.plotting import Figure
 from tqdm.notebook import tqdm
 print(Path("runs/best.pt").resolve(), os.environ["MONAI_DATA_DIRECTORY"] + "/synthetic", sep="\\n")
 sys.stderr.write("\\r 10 %\\r 50 %\\r100 %\\n")
 list(tqdm(range(3)))
-plt.plot([0, 1]);"""
+figure = Figure()
+figure.subplots().set_title("nothing")
+figure"""
 
 
 def test_what_is_written_was_executed_and_tells_nothing_of_the_machine(tmp_path, monkeypatch):
