@@ -9,7 +9,7 @@ READY := .venv/.ready
 TOOLS := .venv/.tools
 SITE := .venv/.site
 
-.PHONY: help setup tools run lab notebooks check test coverage bench release site grade check-assignment address lint
+.PHONY: help setup tools run lab notebooks check test test-real coverage bench release site grade check-assignment address lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -44,6 +44,9 @@ check: $(TOOLS) lint  ## style, types and the quick tests, in minutes
 
 test: $(TOOLS) lint  ## every test, and every notebook from top to bottom
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-real: $(TOOLS)  ## every page on real people, where the data folder (or shared/data beside the repository) holds them
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist load tests/notebooks/real_pages.py
 
 # The deselected test forbids files to grow, those of coverage too.
 coverage: $(TOOLS)  ## the share of the package's lines and branches that the tests run, which must not fall

@@ -1,8 +1,8 @@
 """Notebooks from their sources: notebooks/sources/NN_topic.py (jupytext, py:percent) to notebooks/NN_topic.ipynb.
 
 The source is what people edit; JupyterLab, when it saves a notebook, writes the source too. "build" executes a source
-from top to bottom with the built-in cohort and the quick profile, and stores the notebook only if every cell succeeded
-and every rule of the course holds; "check" proves that what is stored belongs to its source.
+from top to bottom with the data set that suits it and the quick profile, and stores the notebook only if every cell
+succeeded and every rule of the course holds; "check" proves that what is stored belongs to its source.
 
 Assignments have sources of their own, with solutions and hidden tests (course_utils/grading/assignments.py). Of these,
 "build" writes the students' notebooks, not executed; "release" and "instructor" write what a class and what nbgrader
@@ -34,6 +34,7 @@ from nbformat import NotebookNode
 
 from course_utils.commands.ending import run
 from course_utils.data.cohorts import data_root
+from course_utils.data.registry import DATASETS
 from course_utils.errors import CourseError
 from course_utils.grading.assignments import STUB, assignment_sources, read_assignment, student_version
 from notebooks.rules import REAL, facts, people_problems, picture_problems, question_problems
@@ -383,47 +384,55 @@ def _chosen(numbers: list[str]) -> list[Path]:
 
 
 Numbers = Annotated[list[str] | None, typer.Argument(help="Two-digit numbers of notebooks; all if none is given.")]
-Dataset = Annotated[str, typer.Option(help="What they are executed with: synthetic, or one in the data folder.")]
+Dataset = Annotated[
+    str | None, typer.Option(help="What they are executed with; unset: what each page prefers.", show_default=False)
+]
 
 
-def _lend_data(folder: Path) -> None:
+def preferred(source: Path) -> str:
+    """The data set that suits a page, by its setup cell."""
+    wanted = REAL.search(source.read_text(encoding="utf-8"))
+    return wanted[1] if wanted else "synthetic"
+
+
+def lend_data(folder: Path) -> None:
     """Show the user's data sets to notebooks that are executed in `folder`, where they write what they make."""
     (folder / "data").mkdir()
-    for path in data_root().resolve().iterdir():
+    own = [path for path in data_root().resolve().glob("*") if path.name in {info.folder for info in DATASETS.values()}]
+    for path in own:
         (folder / "data" / path.name).symlink_to(path, target_is_directory=path.is_dir())
 
 
-def _make_each(numbers: list[str] | None, dataset: str, make: Callable[[Path, Path], Path]) -> None:
-    """Let `make` make a file of each source, given a folder to execute it in, and print which and how long it took."""
+def _make_each(numbers: list[str] | None, dataset: str | None, make: Callable[[Path, Path, str], Path]) -> None:
+    """Let `make` make a file of a source, executed in a folder with a data set; print which and how long it took."""
     with tempfile.TemporaryDirectory(prefix="course-") as temporary:
         folder = Path(temporary).resolve()
-        if dataset != "synthetic":
-            _lend_data(folder)
+        lend_data(folder)
         for source in _chosen(numbers or []):
             began = time.perf_counter()
-            target = make(source, folder)
+            target = make(source, folder, dataset or preferred(source))
             print(f"{target.name}: {time.perf_counter() - began:.0f} s, {target.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
-def build(numbers: Numbers = None, dataset: Dataset = "synthetic") -> None:
+def build(numbers: Numbers = None, dataset: Dataset = None) -> None:
     """Execute sources and write their notebooks; without numbers, the assignments' students' notebooks too."""
     for source in [] if numbers else assignments():
         print(f"assignments/{write_student_version(source).name}")
-    _make_each(numbers, dataset, lambda source, folder: write(source, folder, dataset))
+    _make_each(numbers, dataset, write)
 
 
 @app.command()
 def repeat(
     numbers: Numbers = None,
-    dataset: Dataset = "synthetic",
+    dataset: Dataset = None,
     seed: Annotated[int, typer.Option(help="COURSE_SEED, from which every generator of a page begins.", min=0)] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the executed pages.")] = ROOT / "runs" / "repeated",
 ) -> None:
     """Execute pages from another seed, beside the stored ones: do their assertions hold, and by how much?"""
     out.mkdir(parents=True, exist_ok=True)
 
-    def executed(source: Path, folder: Path) -> Path:
+    def executed(source: Path, folder: Path, dataset: str) -> Path:
         target = out / f"{source.stem}_{dataset}_{seed}.ipynb"
         nbformat.write(execute(source, folder, dataset, seed), target)
         return target
