@@ -9,7 +9,7 @@ READY := .venv/.ready
 TOOLS := .venv/.tools
 SITE := .venv/.site
 
-.PHONY: help setup tools run lab notebooks check test test-real coverage bench release site grade check-assignment address lint
+.PHONY: help setup tools run lab notebooks check test test-real coverage bench release site slides grade check-assignment address lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -71,6 +71,9 @@ site: $(SITE)  ## the executed pages, the documents and the docstrings as a web 
 $(SITE): requirements-site-lock.txt $(READY)
 	$(PY) -m pip install --quiet -r requirements-lock.txt -r requirements-site-lock.txt
 	touch $@
+
+slides: $(READY)  ## slides for lectures in slides/, made of the executed pages
+	$(PY) -m notebooks.slides
 
 grade: $(READY)  ## grade what students handed in: make grade SUBMISSIONS=folder-or-zip
 	$(PY) -m course_utils grade "$(SUBMISSIONS)" --out grades
