@@ -209,7 +209,7 @@ def _normalise(output: NotebookNode, folder: Path) -> NotebookNode:
 
     def clean(text: str) -> str:
         text = text.replace(f"{folder}/", "")
-        return re.sub(r"[^\n]*\r(?!\n)", "", text)
+        return re.sub(r"(?m)^[^\n]*\r(?!\n)", "", text)  # from a line's start: a slider is one line of 500 kB
 
     if output.output_type == "error":  # an intended one; the frames above its message are paths of this machine
         output.evalue = clean(output.evalue)
