@@ -63,8 +63,8 @@ def registered(run, model, folder, moving, fixed):
 def test_the_first_network_of_the_course(folder, run):
     run_cells(
         "00_start_here",
-        ["session = start()", "make_cohort(", "result = fit("],
-        {"subjects=60": "subjects=12", "steps=800": "steps=3"},
+        ["session = start(", "load_slices(", "result = fit("],
+        {"steps=400": "steps=3"},
     )
     model = folder / "runs" / "00_start_here" / "best.pt"
     assert Checkpoint.load(model).card.recipe.shape == (96, 96)
