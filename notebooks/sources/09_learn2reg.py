@@ -525,15 +525,14 @@ print(f"doing nothing: 1 - NCC {apart:.3f}, Dice {nothing:.3f}")
 # says before each epoch.
 
 # %%
-RATE, BOLD = (1e-2, 2e-2) if DIMS == 2 else (3e-3, 7e-3)  # usual, and as high as works
-LENGTH = EPOCHS * len(PAIRS) // BATCH
+LENGTH = EPOCHS * len(PAIRS) // BATCH  # in steps
 
 
-def attempt(images, loss, units="voxels", sign=1, smoothness=0.02, learning_rate=RATE):
+def attempt(images, loss, units="voxels", sign=1, smoothness=0.02, learning_rate=None):
     """A first training: its own loss for each step, what `check` says, and moved images."""
     torch.manual_seed(session.seed)
     network = student_network()
-    adam = torch.optim.Adam(network.parameters(), learning_rate)
+    adam = torch.optim.Adam(network.parameters(), learning_rate or RATE)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, LENGTH)
     rows, checks, film = [], [], []
     for step in range(LENGTH):
@@ -567,6 +566,7 @@ def attempt(images, loss, units="voxels", sign=1, smoothness=0.02, learning_rate
 # > *My prediction:*
 
 # %%
+RATE, BOLD = (1e-2, 2e-2) if DIMS == 2 else (3e-3, 7e-3)  # usual, and as high as works
 MISTAKES = {
     "A raw intensities": {"images": raw, "loss": ssd_loss},
     "B loss taken for a score": {"images": normalised, "loss": ncc_loss, "sign": -1},
@@ -593,6 +593,7 @@ CHECKED = {
 }
 
 
+# %%
 def draw(runs, settings, colour):
     """A column for each run, a row for each curve; dashed is doing nothing."""
     figure = Figure(figsize=(9, 7), layout="constrained")
@@ -616,6 +617,7 @@ def draw(runs, settings, colour):
     return figure
 
 
+# %%
 draw(failed, MISTAKES, "#D55E00")
 
 
