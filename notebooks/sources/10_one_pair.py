@@ -286,8 +286,8 @@ Slider(frames, "steps", start="30")
 #
 # </details>
 #
-# Turn the slider: the coarse stage alone does most of the way. It is also the cheapest one, because a level of half the size has an
-# eighth of the voxels.
+# Turn the slider: the coarse stage alone does most of the way. (Where the slider does not turn, read the table.) It is also the
+# cheapest stage, because a level of half the size has an eighth of the voxels.
 #
 # A coarse level has its price, too: it knows nothing of small structures. For pairs that lie on each other already,
 # as in the table at the end, there is little to gain. There coarse to fine saves time, and no more is claimed here.
@@ -395,7 +395,7 @@ panel(pictures, labels=filled, references=dict.fromkeys(pictures, fixed_label), 
 # <details>
 # <summary>Compare with your prediction</summary>
 #
-# The affine alignment first, and then either of the two. A network knows the poses that it was trained on. The optimisation pays for
+# The affine alignment first. Each of the two gains by it. A network knows the poses that it was trained on. The optimisation pays for
 # every difference between neighbouring vectors, so a turn, which deforms nothing, costs it much. Twelve parameters turn for nothing.
 #
 # </details>
@@ -595,17 +595,18 @@ assert abs(little) < 0.05  # to descend matters more than where one begins
 # <details>
 # <summary>Compare with your prediction</summary>
 #
-# The table's last row has the best mean, and the lines above say which differences the pairs can tell from chance. On every data
-# set of the course the two optimised rows end within 0.05 of each other: they minimise the same kind of loss, and the start is soon forgotten.
+# The last row of the table has the best mean, and the printed lines say which differences eight pairs can tell from
+# chance. The two optimised rows end within 0.05 of each other, which the cell asserts: they minimise the same kind of loss, and
+# the start is soon forgotten.
 #
 # </details>
 #
 # So what is the network good for? Where its row is fast and high enough, it is all that you need. Where it is followed by a
 # descent, it saves steps. It does *not* make the end much better, and on this page no sentence claims that it does.
 #
-# Each grey line is one pair. Read the figure along the lines: most pairs are hard for all methods or easy for all, which is why
-# methods have to be compared pair by pair (notebook 07). The peers are orange. They run with their usual settings, and ours were
-# tuned on the course's data: do not read a verdict on a method from eight pairs. The seconds are those of the machine that ran the
+# Each grey line is one pair. Read the figure along the lines: a pair that is hard for one method is mostly hard for the others, which
+# is why methods have to be compared pair by pair (notebook 07). The peers are orange. They run with their usual settings, and ours
+# were tuned on the course's data: do not read a verdict on a method from eight pairs. The seconds are those of the machine that ran the
 # page; compare them with each other and not with a paper's.
 # [Results](../docs/results.md) has fifty pairs and three more peers, by `python -m tests.benchmarks refine --model hippocampus`.
 #
@@ -647,11 +648,14 @@ jacobian(determinants, axis=0, **cohort.info.view)
 # `LocalNormalizedCrossCorrelationLoss` and `DiffusionLoss` make the loss, and `DiceMetric` measures. Twelve lines put them together.
 
 # %%
+import warnings
+
 from monai.losses import DiffusionLoss, LocalNormalizedCrossCorrelationLoss
 from monai.metrics import DiceMetric
 from monai.networks import one_hot
 from monai.networks.blocks import DVF2DDF, Warp
 
+warnings.filterwarnings("ignore", module="monai")
 similarity = LocalNormalizedCrossCorrelationLoss(spatial_dims=3, kernel_size=9)
 integral, mover, smooth = DVF2DDF(num_steps=7), Warp(), DiffusionLoss()
 velocity = still.clone().requires_grad_()  # (1, 3, D/4, H/4, W/4)
