@@ -141,7 +141,7 @@ print(f"{tuple(x.shape)} -> {tuple(same.shape)} or, strided, {tuple(halved.shape
 # ## Piece 2: the encoder
 #
 # Each level halves the resolution and keeps its result for the decoder. The first level may start at full resolution
-# (`first_stride=1`) or go to half of it at once (`first_stride=2`). This choice decides more than any other on this page.
+# (`first_stride=1`) or go to half of it at once (`first_stride=2`). It decides how far the network sees, and what it costs.
 
 
 # %%
@@ -510,7 +510,9 @@ figure
 # PyTorch's default is no catastrophe in this network, only a shift for no reason. The small weights make it a non-question:
 # training begins at the identity, whatever the width or the depth of the net before the head.
 #
-# **Predict:** why not zeros? What is the gradient that reaches the U-Net through a head of zeros?
+# Why not take zeros?
+#
+# **Predict:** what is the gradient that reaches the U-Net through a head of zeros?
 #
 # > *My prediction:*
 
@@ -704,6 +706,7 @@ moved_by = exact.norm(dim=1)[exact.norm(dim=1) > 0.5].mean().item()
 for factor, error in zip(factors, loss_of, strict=True):
     print(f"grid of 1/{factor}: {100 * error / moved_by:5.1f} % of the displacement lost")
 assert loss_of[1] < 0.03 * moved_by and loss_of == sorted(loss_of) and loss_of[-1] > 0.2 * moved_by
+assert loss_of[2] > 2 * loss_of[1] and loss_of[3] > 2 * loss_of[2]
 
 # %% [markdown]
 # <details>
@@ -880,7 +883,7 @@ panel(
 # <summary>Compare with your prediction</summary>
 #
 # Yes. Structures have edges, and where the edges of the images agree, so do the borders of the structures. It does not get
-# to 1: the folds of two people's cortex do not correspond one to one.
+# to 1: 200 steps are few, and the folds of two people's cortex do not correspond one to one.
 #
 # </details>
 #
