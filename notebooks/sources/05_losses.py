@@ -208,7 +208,7 @@ for name, image in (("before", moving), ("after", moved)):
     print(f"        {map_of[inside].mean():.2f} inside, {map_of[outside].mean():.2f} outside;")
     share = map_of[rim].sum() / map_of.sum()
     print(f"        {share:.0%} of all correlation is at the rim")
-    assert map_of[rim].mean() > map_of[inside].mean() and share > 0.25
+    assert map_of[rim].mean() > map_of[inside].mean() and share > 0.2
 
 # %% [markdown]
 # The numbers are those of `ncc_loss`. Aligned anatomy is bright wherever there is an edge. Flat tissue shows noise, the
@@ -216,7 +216,7 @@ for name, image in (("before", moving), ("after", moved)):
 #
 # Look at the ring around the brain, which is already bright before the registration. It is the edge where the skull was
 # removed. All images have it, bright brain against exact zeros, so on average it correlates more strongly than the anatomy
-# inside. More than a quarter of all correlation is earned there. If two brains were stripped of their skulls in different
+# inside. More than a fifth of all correlation is earned there. If two brains were stripped of their skulls in different
 # ways, a network will align the cuts.
 #
 # ## A border that correlates with everything
