@@ -311,7 +311,8 @@ pd.DataFrame({"fixed: patient A": a, "moving: patient B": b})
 read_image(label_file)
 
 # %% [markdown]
-# What do the two look like where the headers put them? Everything is compared in *millimetres*. Each voxel of the fixed scan has a
+# What do the two look like where the headers put them? (Where the right picture is black, the header of patient B puts it elsewhere.)
+# Everything is compared in *millimetres*. Each voxel of the fixed scan has a
 # position, and we look up what the moving scan has there.
 
 # %%
@@ -589,8 +590,9 @@ assert error.mean() < 0.5 < away.mean()
 # ## The same in MONAI
 #
 # MONAI carries the affine of a scan along in its `MetaTensor`. `LoadImage` reads scan and header, and `ResampleToMatch` brings one scan
-# to the grid of the other, as `resample` has done above. `DiceMetric` measures the moved labels. It takes them one-hot; of a label
-# map with one channel it would measure label 1 alone.
+# to the grid of the other, as the course's `sample` does. The course's `resample` does one thing more: where voxels become larger, as in the
+# thick slices here, it smooths first, so that what lies between two slices is not left out. `DiceMetric` measures the moved labels. It
+# takes them one-hot; of a label map with one channel it would measure label 1 alone.
 
 # %%
 from monai.metrics import DiceMetric
@@ -602,10 +604,14 @@ onto = ResampleToMatch(mode="bilinear", padding_mode="zeros")
 monai_moving, monai_fixed = load(moving_file), load(fixed_file)  # (1, X, Y, Z), with affines
 matched = onto(monai_moving, monai_fixed)
 inside = onto(torch.ones_like(monai_moving), monai_fixed).as_tensor() > 0.999
-apart = (matched.as_tensor() - before[0])[inside].abs().max() / np.ptp(moving.data.numpy())
-print(f"grids {tuple(matched.shape[1:])}, images that differ by {apart:.1e} of the range at most")
-assert tuple(matched.shape[1:]) == fixed.grid.shape and apart < 1e-3
+ours = {"sample": sample(moving.data, placement), "resample, which smooths": before}
+apart = {}
+for name, image in ours.items():
+    apart[name] = (matched.as_tensor() - image[0])[inside].abs().max() / np.ptp(moving.data.numpy())
+    print(f"{name}: differs from MONAI's by {apart[name]:.1e} of the range at most")
+assert tuple(matched.shape[1:]) == fixed.grid.shape and apart["sample"] < 1e-3
 
+# %%
 metric, count = DiceMetric(include_background=False), max(labels) + 1
 for name in ways:
     maps = [torch.as_tensor(one)[None, None] for one in (moved_labels[name], truth)]
@@ -614,7 +620,6 @@ for name in ways:
     print(f"{name}: DiceMetric says {theirs_says:.4f}, ours {scores[name]:.4f}")
     assert abs(theirs_says - scores[name]) < 1e-4
 
-# %% [markdown]
 # %% [markdown]
 # ## With your own files
 #
