@@ -198,7 +198,7 @@ nothing = torch.zeros(1, 2, *pair["fixed"].shape[1:])
 start_dice = torch.stack([mean_overlap(item, nothing) for item in pairs]).mean()
 affine_dice = torch.stack([mean_overlap(item, affine(item)) for item in pairs]).mean()
 print(f"mean Dice of {len(pairs)} pairs: {start_dice:.3f}, after the affine map {affine_dice:.3f}")
-assert affine_dice - start_dice < 0.35 * (1 - start_dice)
+assert affine_dice - start_dice < 0.15 * (1 - start_dice)
 
 # %% [markdown]
 # <details>
@@ -383,7 +383,7 @@ left_over = torch.stack([tre(item, answer(item)) for item in trials]).mean()
 print(f"mean distance to the true point: {unmoved:.1f} mm before, {left_over:.1f} mm after")
 assert left_over < 0.75 * unmoved
 truth, field = trial["true_displacement"], answer(trial)
-assert folding_percent(field).item() < 0.5
+assert folding_percent(field).item() == 0
 assert sdlogj(field) < 1.5 * sdlogj(truth[None])
 deformed_grid({"the truth": truth, "the network's answer": field}, trial["moving"], step=8, **view)
 
@@ -481,8 +481,10 @@ def step_seconds(shape):
     return min(times)
 
 
-flat, solid = step_seconds((96, 96)), step_seconds((48, 64, 48))
-print(f"a slice of 96 x 96: {60 / flat:.0f} steps per minute; a volume: {60 / solid:.0f}")
+flat, solid = step_seconds(pair["fixed"].shape[1:]), step_seconds((48, 64, 48))
+print(
+    f"steps per minute: {60 / flat:.0f} with one slice each, {60 / solid:.0f} with one volume each"
+)
 assert solid > 3 * flat
 
 # %% [markdown]
