@@ -91,13 +91,12 @@ def test_the_network_of_the_page_on_training(folder, run):
     names = run_cells(
         "06_training",
         [
-            "session = start()",
-            "flat_root =",
-            "cohort = load_cohort(session.dataset)",
+            'session = start(real="hippocampus")',
+            "cohort = load_cohort(session.dataset",
             "def new_network",
             "result = fit(",
         ],
-        {"steps=240": "steps=2"},
+        {"steps=160": "steps=2", "validations=4": "validations=1"},
     )
     model = folder / "runs" / "training" / "first" / "best.pt"
     assert names["result"].best == model
