@@ -212,7 +212,7 @@ figure
 # with finer images *and* finer velocities, each of which begins where the coarser one ended.
 #
 # To know the truth also for a real person, we move the fixed image itself: 12 voxels along one axis. The answer has to
-# bring it back by 12 voxels. Both ways get three times ten steps, and both end with a velocity of half the images' resolution.
+# bring it back by 12 voxels. Both ways get three times twenty steps, and both end with a velocity of half the images' resolution.
 #
 # **Predict:** the first way works at full resolution all the time, the second on a quarter, a half and the whole of the resolution.
 # How many of the 12 voxels does each of them bring the image back?
@@ -234,7 +234,7 @@ def stages(factors):
     velocity = still
     for factor in factors:
         velocity = resize(velocity, [n // (2 * factor) for n in far.shape[2:]])
-        velocity, _ = descend(far, fixed, velocity, 10, factor)
+        velocity, _ = descend(far, fixed, velocity, 20, factor)
         found.append(resize(integrate(velocity), far.shape[2:]))
     return found, time.perf_counter() - begun
 
@@ -250,7 +250,7 @@ import pandas as pd
 ways = {"full resolution": stages((1, 1, 1)), "coarse to fine": stages((4, 2, 1))}
 home = pd.DataFrame(
     {name: [error(one) for one in found] for name, (found, _) in ways.items()},
-    index=pd.Index((0, 10, 20, 30), name="steps"),
+    index=pd.Index((0, 20, 40, 60), name="steps"),
 )
 for name, (_, seconds) in ways.items():
     print(f"{name}: {home[name].iloc[-1]:.1f} voxels from home, after {seconds:.1f} s")
