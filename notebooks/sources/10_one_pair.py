@@ -275,7 +275,7 @@ for steps, *of_each in zip(home.index, *(found for found, _ in ways.values()), s
         )
     references = dict.fromkeys(pictures, fixed_label)
     frames[str(steps)] = panel(pictures, labels=contours, references=references, **look)
-Slider(frames, "steps", start="30")
+Slider(frames, "steps", start="60")
 
 # %% [markdown]
 # <details>
