@@ -273,8 +273,8 @@ def test_the_message_tells_how_the_student_s_own_cell_ended(graded):
     assert "SyntaxError" in graded("syntax error").exercises[1].message
     hoarder = graded("memory").exercises[1]
     assert hoarder.message.startswith("stopped: it took more than 0.7 GB of memory")
-    # The kernel keeps the hoard: where nothing is left to write a traceback with, its last words are in the message.
-    assert "MemoryError" in hoarder.message + hoarder.traceback
+    # The kernel keeps the hoard. Where something is left to write a traceback with, it names the cause; else that is all.
+    assert not hoarder.traceback or "MemoryError" in hoarder.traceback
     assert "a float" in graded("always equal").exercises[1].message
 
 
