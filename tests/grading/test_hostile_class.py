@@ -273,7 +273,7 @@ def test_the_message_tells_how_the_student_s_own_cell_ended(graded):
     assert "SyntaxError" in graded("syntax error").exercises[1].message
     hoarder = graded("memory").exercises[1]
     assert hoarder.message.startswith("stopped: it took more than 0.7 GB of memory")
-    # The kernel keeps the hoard. Where something is left to write a traceback with, it names the cause; else that is all.
+    # The kernel keeps the hoard. A traceback, where something is left to write one with, names the cause.
     assert not hoarder.traceback or "MemoryError" in hoarder.traceback
     assert "a float" in graded("always equal").exercises[1].message
 
