@@ -21,7 +21,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -33,11 +33,11 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
 from course_utils.commands.ending import run
-from course_utils.data.cohorts import data_root
+from course_utils.data.cohorts import data_root, is_there
 from course_utils.data.registry import DATASETS
 from course_utils.errors import CourseError
 from course_utils.grading.assignments import STUB, assignment_sources, read_assignment, student_version
-from notebooks.rules import REAL, facts, people_problems, picture_problems, question_problems
+from notebooks.rules import REAL, Facts, facts, people_problems, picture_problems, question_problems
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_CELL = 25  # lines
@@ -398,9 +398,10 @@ def preferred(source: Path) -> str:
 def lend_data(folder: Path) -> None:
     """Show the user's data sets to notebooks that are executed in `folder`, where they write what they make."""
     (folder / "data").mkdir()
-    own = [path for path in data_root().resolve().glob("*") if path.name in {info.folder for info in DATASETS.values()}]
-    for path in own:
-        (folder / "data" / path.name).symlink_to(path, target_is_directory=path.is_dir())
+    root = data_root().resolve()
+    for info in DATASETS.values():
+        if info.name != "synthetic" and is_there(info, root):  # that one is made for the page, as every reader's is
+            (folder / "data" / info.folder).symlink_to(root / info.folder, target_is_directory=True)
 
 
 def _make_each(numbers: list[str] | None, dataset: str | None, make: Callable[[Path, Path, str], Path]) -> None:
@@ -459,24 +460,12 @@ def checklist() -> None:
 
 def checklist_rows() -> Iterator[str]:
     """A Markdown table of what a reader's checklist counts."""
-    columns = (
-        "page",
-        "data",
-        "cells",
-        "longest",
-        "asserting",
-        "figures",
-        "described",
-        "sliders",
-        "questions",
-        "answers",
-    )
-    yield f"| {' | '.join((*columns, 'in MONAI'))} |"
-    yield f"|{'---|' * (len(columns) + 1)}"
+    columns = ("page", *(column.name for column in fields(Facts)))
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
     for source in sources():
         found = facts(nbformat.read(notebook_of(source), as_version=4))
-        values = [source.stem[:2], *astuple(found)[:-1], "yes" if found.monai else "no"]
-        yield f"| {' | '.join(map(str, values))} |"
+        yield f"| {' | '.join(map(str, (source.stem[:2], *astuple(found))))} |"
 
 
 Out = Annotated[Path, typer.Option(help="A folder; what the same command has written there before is replaced.")]

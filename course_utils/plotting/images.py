@@ -192,7 +192,7 @@ def difference(
     """
     arrays = {key: second.astype(float) - first for key, (first, second) in _pairs(pairs).items()}
     view = common_view(arrays, axis, at, spacing, orientation)
-    figure, axes = figure_of_panels(arrays, view, columns, title, light=True)
+    figure, axes = figure_of_panels(arrays, view, columns, title, light=arrays)
     limit = limit or max(float(np.nanmax(np.abs(view.cut(array)))) for array in arrays.values()) or 1.0
     for ax, array in zip(axes, arrays.values(), strict=True):
         picture = view.show(ax, array, cmap="RdBu_r", limits=(-limit, limit))

@@ -40,8 +40,8 @@ print(session)
 # %% [markdown]
 # ## Whom we train on
 #
-# The page works on real hippocampi where the data folder holds them (`python -m course_utils download hippocampus`, 27 MB), else
-# on the made subjects: one template brain, deformed at random. A fifth of the people only judges (`val`), another fifth is left
+# The first cell fetches real hippocampi once (27 MB). Where that fails, the page works on the made subjects: one template brain,
+# deformed at random. A fifth of the people only judges (`val`), another fifth is left
 # alone. `PairDataset` is lazy: a billion random pairs cost nothing until they are asked for.
 
 # %%

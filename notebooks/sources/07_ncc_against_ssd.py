@@ -44,10 +44,9 @@ print(session)
 # the weight of the smoothness, because the two losses live on different scales (notebook 05). Each takes the course's default,
 # which was chosen on other subjects than this page tests on.
 #
-# The page works on real coronal slices of people where the data folder holds `oasis2d`
-# (`python -m course_utils download oasis2d`, 24 MB), on volumes where you choose `hippocampus` or `oasis`, and otherwise on
-# slices of *made subjects*: one template brain, deformed at random. Those are no different people, but their true
-# deformations are known.
+# The page works on coronal slices of people, which its first cell fetches (`oasis2d`, 24 MB), and on volumes where you choose
+# `hippocampus` or `oasis`. Where nothing can be fetched it takes slices of *made subjects*: one template brain, deformed at
+# random. Those are no different people, but their true deformations are known.
 
 # %%
 from course_utils.data.cohorts import load_cohort, load_slices

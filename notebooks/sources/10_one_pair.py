@@ -11,8 +11,8 @@
 # losing what a network knew, and tell when a pair needs an affine alignment first. You need notebooks 03 (velocity fields) and
 # 06 (training).
 #
-# The page is about volumes. It takes the hippocampi of real patients where the data folder holds them, also if you have chosen a
-# data set of slices, and otherwise the volumes of the course's made subjects.
+# The page is about volumes. Its first cell fetches the hippocampi of real patients (27 MB). Where that fails, or where you have
+# chosen slices and the hippocampi are not there, it takes the volumes of the course's made subjects.
 #
 # | | CPU, quick | GPU, full |
 # |---|---|---|

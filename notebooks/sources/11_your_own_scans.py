@@ -55,9 +55,9 @@ folder.mkdir(parents=True, exist_ok=True)
 # ## Two scans of two people
 #
 # Patient A will come as a DICOM series: thick slices, tilted, one file for each slice. Patient B will come as a NIfTI file, stored from
-# front to back and from top to bottom. Both files are made here, from the hippocampi of two real patients where the data folder holds
-# them (also if you have chosen a data set of slices), and otherwise from two of the course's made subjects. The two
-# patients are test subjects, so no network of the course was trained on them.
+# front to back and from top to bottom. Both files are made here, from the hippocampi of two real patients, or, where these could
+# not be fetched, from two made subjects. The patients are test subjects, and the made ones are made for this page alone, so no network
+# of the course was trained on them.
 
 # %%
 import numpy as np
@@ -74,7 +74,7 @@ if volumes == "hippocampus":
     size_b, voxel_b = (32, 46, 30), (1.2, 1.15, 1.3)
 else:
     root = session.data_root / "own_scans"
-    make_cohort(root / "synthetic", subjects=12, spacing=2.5)
+    make_cohort(root / "synthetic", subjects=12, spacing=2.5, seed=1)
     cohort = load_cohort(volumes, root)
     size_a, voxel_a = (72, 88, 36), (2.4, 2.4, 5.0)
     size_b, voxel_b = (64, 80, 64), (2.7, 2.6, 2.8)

@@ -38,8 +38,8 @@ print(session)
 # %% [markdown]
 # ## Slices, because five networks are to be trained
 #
-# Where the data folder holds `oasis2d` (`python -m course_utils download oasis2d`, 24 MB), this page works on real coronal slices;
-# otherwise on slices of the built-in cohort, which need no download. Nothing below depends on the number of dimensions.
+# This page works on real coronal slices, which its first cell fetches (`oasis2d`, 24 MB), or else on slices of the built-in cohort.
+# Nothing below depends on the number of dimensions.
 
 # %%
 from course_utils.data.cohorts import load_slices

@@ -176,7 +176,7 @@ assert 0.02 < missed < 0.5
 #
 # ## Three remedies at equal smoothness
 #
-# Slices again, so that six networks train in minutes: real ones where the data folder holds `oasis2d`. Three kinds of network, each with two
+# Slices of people again (`oasis2d`), so that six networks train in minutes. Three kinds of network, each with two
 # weights of the smoothness; all of them predict at full resolution, where a field can fold from pixel to pixel:
 #
 # - a **displacement** network (`integration_steps=0`), kept in order by smoothness alone;

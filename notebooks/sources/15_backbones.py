@@ -38,8 +38,7 @@ print(session)
 # %% [markdown]
 # ## Slices, because five networks are to be trained
 #
-# Where the data folder holds `oasis2d`, these are coronal slices of real people; otherwise they are slices of the built-in cohort, which needs no
-# download. All networks of this page work in 3-D too.
+# These are coronal slices of people (`oasis2d`), or, where they could not be fetched, slices of the built-in cohort. All networks of this page work in 3-D too.
 
 # %%
 from course_utils.data.cohorts import load_slices

@@ -39,7 +39,7 @@ print(session)
 # %% [markdown]
 # ## One brain, two contrasts
 #
-# Where the data folder holds `oasis2d`, this page works on real coronal slices, otherwise on slices of the built-in cohort. Both have T1
+# This page works on coronal slices of people (`oasis2d`), or, where they could not be fetched, on slices of the built-in cohort. Both have T1
 # images only. So the second contrast is painted: every intensity of the T1 image gets another one, as a T2 image would have it,
 # and some noise. **This is the kindest case.** In a real T2 image two tissues that are equally grey in T1 may differ, and the
 # coil shades the picture. But it has one advantage: the right answer is known exactly.

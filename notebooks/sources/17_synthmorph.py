@@ -39,7 +39,7 @@ print(session)
 # %% [markdown]
 # ## A network meets contrasts that it has not seen
 #
-# Slices again, real ones where the data folder holds `oasis2d`. All are T1 images, so the other contrasts are painted from them, as on page
+# Slices of people again (`oasis2d`). All are T1 images, so the other contrasts are painted from them, as on page
 # 16: a negative, something like T2, and one that rises and falls again, in which the darkest and the brightest tissue look alike.
 # **This is a kind test**: a real second contrast also shows other things, and other noise.
 

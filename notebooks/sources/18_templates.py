@@ -38,7 +38,7 @@ print(session)
 # %% [markdown]
 # ## Three candidates
 #
-# Where the data folder holds `oasis2d`, this page works on real coronal slices; otherwise on slices of the built-in cohort. The first two
+# This page works on coronal slices of people (`oasis2d`), or, where they could not be fetched, on slices of the built-in cohort. The first two
 # candidates cost nothing: the mean of the training images, and one of the people.
 
 # %%

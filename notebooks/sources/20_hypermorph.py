@@ -176,7 +176,7 @@ assert size(tested) > 30 * size(plain)
 #
 # ## One network, and three to compare it with
 #
-# Slices again, real ones where the data folder holds `oasis2d`. The networks predict displacements, which nothing but the smoothness keeps
+# Slices of people again (`oasis2d`). The networks predict displacements, which nothing but the smoothness keeps
 # from folding (notebook 13).
 
 # %%

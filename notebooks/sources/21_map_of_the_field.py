@@ -38,8 +38,8 @@ print(session)
 # %% [markdown]
 # ## A pair to register
 #
-# Slices of whole brains. Where the data folder holds `oasis2d`, they are coronal slices of real people, and the structures were outlined by
-# FreeSurfer; otherwise they are slices of the built-in cohort, which needs no download.
+# Coronal slices of whole brains: of people (`oasis2d`), whose structures FreeSurfer has outlined, or, where they could not be fetched,
+# of the built-in cohort.
 
 # %%
 from course_utils import shipped

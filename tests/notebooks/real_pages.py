@@ -1,6 +1,6 @@
 """Every page on real people, from top to bottom with all that it asserts: `make test-real`.
 
-Not among the tests that run everywhere: it needs data that somebody has downloaded, and twenty minutes of two cores.
+Not among the tests that run everywhere: it needs data that somebody has downloaded.
 """
 
 import os

@@ -10,7 +10,9 @@ from nbformat.v4 import new_output
 
 from course_utils.data.cohorts import load_slices
 from course_utils.errors import CourseError
+from course_utils.plotting import Figure, Slider
 from notebooks import build
+from notebooks.rules import Facts, facts
 
 FOLDED = "<details>\n# <summary>Compare with your prediction</summary>\n#\n# So.\n#\n# </details>"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -165,6 +167,18 @@ def test_a_question_is_answered_before_the_next_and_folded(source):
     assert any("before the last was answered" in problem for problem in build.problems(source))
     edit(source, "#\n# </details>", "# </details>")
     assert any("</details> below it" in problem for problem in build.problems(source))
+
+
+def test_the_checklist_counts_what_is_on_a_page(source):
+    edit(source, "print('hello')", "assert 1\n" + QUESTION + f"# {FOLDED}\n#\n# ## The same in MONAI\n")
+    store(source)
+    notebook = nbformat.read(build.notebook_of(source), as_version=4)
+    notebook.cells[1].outputs.append(stream("data set  oasis2d\n"))
+    notebook.cells[2].outputs = [picture(alt="")]
+    html, _ = Slider({name: Figure() for name in "ab"}, "place")._repr_mimebundle_()
+    notebook.cells[4].outputs[0].data["text/html"] = html["text/html"]
+    setup = len(notebook.cells[1].source.splitlines())
+    assert facts(notebook) == Facts("oasis2d", 3, setup, 1, 3, 2, 1, 1, 1, monai=True)
 
 
 @pytest.mark.parametrize(("said", "problems"), [("oasis2d", 0), ("synthetic", 1)])
