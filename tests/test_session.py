@@ -160,7 +160,7 @@ def knees(monkeypatch, tmp_path):
         for kind, array in (("images", rng.random(label.shape, np.float32)), ("labels", label)):
             image = nib.Nifti1Image(array, np.diag([1.5, 1.5, 2.0, 1.0]))
             nib.save(image, tmp_path / "data" / "knees" / kind / f"knee_{number}.nii.gz")
-    (tmp_path / "mine.toml").write_text(OWN)
+    (tmp_path / "mine.toml").write_text(OWN, encoding="utf-8")
     monkeypatch.setenv("COURSE_REGISTRY", str(tmp_path / "mine.toml"))
     monkeypatch.setenv("COURSE_DATASET", "knees")
     monkeypatch.setenv("MONAI_DATA_DIRECTORY", str(tmp_path / "data"))

@@ -219,7 +219,9 @@ def _label_names(info: DatasetInfo, folder: Path, subjects: Sequence[Subject]) -
         table = folder / f"seg{segmentation[1]}_labels.txt"
         if table.is_file():  # lines of value, name and perhaps a colour, as in FreeSurfer's tables
             rows = re.findall(
-                r"^[ \t]*(\d+)[ \t,:]+([^\s,]+(?: [^\s\d,]+)*)", table.read_text(errors="replace"), re.MULTILINE
+                r"^[ \t]*(\d+)[ \t,:]+([^\s,]+(?: [^\s\d,]+)*)",
+                table.read_text(errors="replace", encoding="utf-8"),
+                re.MULTILINE,
             )
             names = {int(value): name for value, name in rows if int(value) > 0}
             if names:

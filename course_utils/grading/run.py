@@ -137,7 +137,7 @@ class Run:
         with scratch_folder() as outer, scratch_folder() as scratch:
             path = outer / "notebook.ipynb"
             nbformat.write(notebook, path)
-            (scratch / "plan.json").write_text(json.dumps(asdict(plan)))
+            (scratch / "plan.json").write_text(json.dumps(asdict(plan)), encoding="utf-8")
             connection = scratch / "kernel.json"
             sandbox = Sandbox(
                 scratch=str(scratch),
@@ -160,7 +160,7 @@ class Run:
                 "JUPYTER_RUNTIME_DIR": str(outer),
                 "IPYTHONDIR": str(outer),
             }
-            (outer / "pytest.ini").write_text("[pytest]\n")
+            (outer / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
             command = [sys.executable, "-m", "pytest", "-q"]
             command += ["-p", "course_utils.grading.pytest_plugin", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
             command += ["--noconftest", "-c", str(outer / "pytest.ini"), "--nbval-lax", str(path)]
@@ -181,7 +181,7 @@ class Run:
                 finally:
                     _end(process)
             if not records:
-                told = (outer / "log").read_text(errors="replace").strip().splitlines()
+                told = (outer / "log").read_text(errors="replace", encoding="utf-8").strip().splitlines()
                 raise NotGraded(f"pytest did not run ({told[-1] if told else 'it told nothing'})")
             if len(records) < len(roles) and records[-1]["state"] not in ("ended", "not started"):
                 # pytest itself is gone, or was ended: by what it was running then

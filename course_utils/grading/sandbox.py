@@ -137,7 +137,9 @@ def _first_process(sandbox: Sandbox, command: Sequence[str], user: int, group: i
     try:
         end_with_parent()
         if sys.platform == "linux":
-            Path("/proc/self/oom_score_adj").write_text("1000")  # the first to go when the machine is out of memory
+            Path("/proc/self/oom_score_adj").write_text(
+                "1000", "ascii"
+            )  # the first to go when the machine is out of memory
         home = _enter(sandbox) if sandbox.isolated else _plain_home(sandbox)
         if os.getuid() != user:
             os.chown(home, user, group)
@@ -245,9 +247,9 @@ def _unshare(namespaces: int) -> None:
     user, group = os.getuid(), os.getgid()
     if user != 0 and namespaces & _CLONE_NEWPID:
         _call("unshare", _CLONE_NEWUSER)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        Path("/proc/self/setgroups").write_text("deny", "ascii")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1", "ascii")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1", "ascii")
     _call("unshare", namespaces)
 
 

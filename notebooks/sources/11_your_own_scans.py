@@ -344,7 +344,7 @@ panel(
 # last line says why. Then it optimises a velocity field for this pair (notebook 10). With `--no-model` the optimisation begins with zero,
 # and with `--model` a trained network gives the start.
 #
-# Which network? The best is your own: if you have trained one on scans like these on page 06, it lies in the folder of your runs and is taken.
+# Which network? If you have trained one of your own on scans like these on page 06, it lies in the folder of your runs and is taken.
 # Otherwise the network that ships with the course is taken, where the scans are hippocampi.
 
 # %%
@@ -352,11 +352,10 @@ from course_utils.checkpoint import Checkpoint
 
 
 def network_for(scans):
-    """Your best network of page 06 for such scans, else the shipped one, else none."""
-    own = {path: Checkpoint.load(path) for path in (session.runs / "training").glob("*/best.pt")}
-    own = {path: one for path, one in own.items() if one.card.dataset == scans}
-    if own:
-        return max(own, key=lambda path: own[path].score)
+    """Your network of page 06 if it was trained on such scans, else the shipped one, else none."""
+    own = session.runs / "training" / "first" / "best.pt"
+    if own.exists() and Checkpoint.load(own).card.dataset == scans:
+        return own
     return "hippocampus" if scans == "hippocampus" else None
 
 

@@ -152,7 +152,7 @@ def outside(tmp_path_factory):
     for part in (folder, *folder.parents):
         if part.stat().st_uid == 0 and part.name.startswith("pytest"):
             part.chmod(0o777)
-    (folder / "secret").write_text("what others handed in")
+    (folder / "secret").write_text("what others handed in", encoding="utf-8")
     return folder
 
 

@@ -48,7 +48,9 @@ def evaluated(run, model, folder, *options):
 def exported(run, model, folder):
     code, err = run("export", "--model", model, "--out", folder / "bundle")
     assert code == 0, err
-    assert json.loads((folder / "bundle" / "configs" / "metadata.json").read_text("utf-8"))["network_data_format"]
+    assert json.loads((folder / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))[
+        "network_data_format"
+    ]
     pytest.importorskip("onnxscript")
     code, err = run("export", "--model", model, "--format", "onnx", "--out", folder / "model.onnx")
     assert code == 0, err

@@ -83,7 +83,7 @@ def make_source(root, name="00_first", following="01_next", body="print('hello')
         text += "\n"
     source = root / "notebooks" / "sources" / f"{name}.py"
     source.parent.mkdir(parents=True, exist_ok=True)
-    source.write_text(text)
+    source.write_text(text, encoding="utf-8")
     return source
 
 
@@ -115,7 +115,7 @@ def picture(**metadata):
 def edit(source, old, new):
     text = source.read_text(encoding="utf-8")
     assert old in text
-    source.write_text(text.replace(old, new))
+    source.write_text(text.replace(old, new), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
