@@ -9,6 +9,7 @@ the student's code, so it is a fence and no wall: code written against this very
 """
 
 import ast
+import builtins
 import contextlib
 import importlib
 import json
@@ -42,10 +43,12 @@ OUTPUT = 100_000
 class Snapshot:
     """Functions and classes of modules, as they were, down to the methods of the classes and the code of the functions.
 
-    Values that are neither are left alone: libraries keep settings and caches there, and fill them when first used.
+    So are the modules that they know by a name of their own, and no new name there hides one of Python's. All other
+    values are left alone: libraries keep settings and caches there, and fill them when first used.
     """
 
     def __init__(self, modules: Iterable[str]):
+        self._of_python = {name for name in vars(builtins) if not name.startswith("_")}
         self._modules = {name: sys.modules[name] for name in modules if isinstance(sys.modules.get(name), ModuleType)}
         self._holders: dict[int, tuple[Any, dict[str, Any], set[str]]] = {}
         self._functions: dict[int, tuple[FunctionType, tuple[Any, ...]]] = {}
@@ -55,7 +58,7 @@ class Snapshot:
     def _hold(self, holder: Any) -> None:
         if id(holder) in self._holders:
             return
-        kept = {name: value for name, value in vars(holder).items() if callable(value) or _is_descriptor(value)}
+        kept = {name: value for name, value in vars(holder).items() if callable(value) or _is_kept(value)}
         self._holders[id(holder)] = holder, kept, set(vars(holder))
         for value in kept.values():
             if isinstance(value, FunctionType):
@@ -70,17 +73,19 @@ class Snapshot:
             now = vars(holder)
             for name in [name for name, value in kept.items() if now.get(name) is not value]:
                 _set(holder, name, kept[name])
-            if isinstance(holder, type):  # a method that was added hides an inherited one
-                for name in [name for name, value in now.items() if name not in names and callable(value)]:
-                    delattr(holder, name)
+            # A method that was added hides an inherited one; a module's `abs`, Python's own.
+            added = set(now) if isinstance(holder, type) else self._of_python & now.keys()
+            for name in [name for name in added - names if callable(now[name])]:
+                delattr(holder, name)
         for function, inside in self._functions.values():
             if _inside(function) != inside:
                 function.__code__, function.__defaults__, keywords = inside
                 function.__kwdefaults__ = dict(keywords) if keywords else None
 
 
-def _is_descriptor(value: Any) -> bool:
-    return issubclass(type(value), (staticmethod, classmethod, property))  # isinstance would ask the value itself
+def _is_kept(value: Any) -> bool:
+    kinds = (staticmethod, classmethod, property, ModuleType)
+    return issubclass(type(value), kinds)  # isinstance would ask the value itself
 
 
 def _inside(function: FunctionType) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from types import ModuleType
 import pytest
 
 from course_utils.grading.kernel import Snapshot, take_snapshot
+from course_utils.grading.plan import make_plan
 
 
 @pytest.fixture
@@ -58,6 +59,51 @@ def test_functions_classes_and_modules_are_what_they_were(module, patch):
     assert now.Child().sum() == child().sum() == 1
     assert now.Tensor.of(7) == 7
     assert now.allclose(1, 1.05) and not now.allclose(1, 2)
+
+
+CHECK = """\
+import torch
+
+from course_utils.grading.judges import voxelmorph as judges
+
+judges.reach(lambda network, channels, size: 7, torch.nn.Conv2d(1, 1, 3), channels=1, size=9, what="a kernel")
+"""
+
+
+class Agreeable:
+    """Has every function, and none of them minds."""
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "judges.voxelmorph.reach = lambda *_, **__: None",
+        "judges.voxelmorph.reach.__code__ = (lambda *_, **__: None).__code__",
+        "judges.voxelmorph = Agreeable()",
+        "sys.modules['course_utils.grading.judges'] = sys.modules['course_utils.grading'].judges = Agreeable()",
+        "sys.modules['course_utils.grading.judges.voxelmorph'] = Agreeable()",
+        "judges.voxelmorph.checks = Agreeable()",
+        "judges.voxelmorph.checks.agree = lambda *_, **__: None",
+        "judges.voxelmorph.checks.float = lambda _: 7.0",
+    ],
+)
+def test_a_judge_in_whose_place_something_else_was_put_still_judges(patch):
+    snapshot = take_snapshot(make_plan({}, {}, [CHECK]).imports)
+    exec(patch, {"judges": sys.modules["course_utils.grading.judges"], "sys": sys, "Agreeable": Agreeable})
+    snapshot.restore()
+    with pytest.raises(AssertionError, match="it should be 3 and is 7"):
+        exec(CHECK, {})
+
+
+def test_a_name_of_python_s_is_not_hidden(module):
+    snapshot = Snapshot(["course_utils.made"])
+    module.abs, module.sum = lambda _: 0, "no function"
+    snapshot.restore()
+    assert not module.allclose(1, 2)
+    assert module.sum == "no function"
 
 
 def test_settings_and_caches_are_left_alone(module):
