@@ -658,7 +658,7 @@ SHOWN = {"limits": (0, 1), **VIEW, "spacing": [2 * mm for mm in task.info.spacin
 frames = {}
 for epoch in (0, 1, 2, 3, 4, 6, 8, 10, 12):
     pictures = {name: film[epoch] for name, (_, _, film) in failed.items()}
-    frames[str(epoch)] = panel({"fixed": normalised[CHECK[-1][1]]} | pictures, **SHOWN)
+    frames[str(epoch)] = panel({"fixed": normalised[CHECK[-1][1]]} | pictures, columns=2, **SHOWN)
 Slider(frames, "epochs", start="4")
 
 # %% [markdown]
