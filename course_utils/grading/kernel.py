@@ -40,9 +40,9 @@ OUTPUT = 100_000
 
 
 class Snapshot:
-    """Functions and classes of modules, as they were, down to the methods of the classes and the code of the functions.
+    """Functions, classes and modules in modules, as they were, down to the methods and the code of the functions.
 
-    Values that are neither are left alone: libraries keep settings and caches there, and fill them when first used.
+    Other values are left alone: libraries keep settings and caches there, and fill them when first used.
     """
 
     def __init__(self, modules: Iterable[str]):
@@ -55,7 +55,7 @@ class Snapshot:
     def _hold(self, holder: Any) -> None:
         if id(holder) in self._holders:
             return
-        kept = {name: value for name, value in vars(holder).items() if callable(value) or _is_descriptor(value)}
+        kept = {name: value for name, value in vars(holder).items() if callable(value) or _is_kept(value)}
         self._holders[id(holder)] = holder, kept, set(vars(holder))
         for value in kept.values():
             if isinstance(value, FunctionType):
@@ -79,8 +79,9 @@ class Snapshot:
                 function.__kwdefaults__ = dict(keywords) if keywords else None
 
 
-def _is_descriptor(value: Any) -> bool:
-    return issubclass(type(value), (staticmethod, classmethod, property))  # isinstance would ask the value itself
+def _is_kept(value: Any) -> bool:
+    kinds = (staticmethod, classmethod, property, ModuleType)
+    return issubclass(type(value), kinds)  # isinstance would ask the value itself
 
 
 def _inside(function: FunctionType) -> tuple[Any, ...]:
