@@ -114,6 +114,20 @@ def test_settings_and_caches_are_left_alone(module):
     assert (module.cache, module.added, module.seen) == ({"filled": True}, print, [1])
 
 
+def test_a_module_s_own_names_of_modules_are_put_back():
+    from course_utils import grading
+    from course_utils.grading.judges import two_directions
+
+    wanted = grading.judges, two_directions, two_directions.torch, two_directions.agree
+    snapshot = take_snapshot(["course_utils.grading.judges.two_directions"])
+    try:
+        two_directions.torch = two_directions.agree = grading.judges.two_directions = grading.judges = print
+    finally:
+        snapshot.restore()
+    now = grading.judges.two_directions
+    assert (grading.judges, now, now.torch, now.agree) == wanted
+
+
 def test_torch_and_numpy_compare_again():
     import numpy as np
     import torch
