@@ -9,7 +9,7 @@ READY := .venv/.ready
 TOOLS := .venv/.tools
 SITE := .venv/.site
 
-.PHONY: help setup tools run lab notebooks check test test-real coverage bench release site slides grade check-assignment address lint
+.PHONY: help setup tools run lab notebooks check test test-real coverage bench release site accessible slides grade check-assignment address lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -67,6 +67,9 @@ release: $(READY)  ## the students' bundle in release/: lectures, assignments wi
 site: $(SITE)  ## the executed pages, the documents and the docstrings as a web site in site/
 	$(PY) -m sphinx -q -W --keep-going -b html -c docs/site . site
 	@echo "open site/docs/site/index.html"
+
+accessible: $(TOOLS) site  ## whether everybody can read the site, light and dark: axe, in a real browser
+	$(PY) -m pytest -q tests/accessible_site.py
 
 $(SITE): requirements-site-lock.txt $(READY)
 	$(PY) -m pip install --quiet -r requirements-lock.txt -r requirements-site-lock.txt
