@@ -55,7 +55,7 @@ def locked(name, python="3.11", machine="x86_64"):
 
 
 def test_texts_are_written_and_read_in_an_encoding_that_is_named():
-    """A locale, and Windows, would choose another than UTF-8: a name of a student, then, is not written or not the same."""
+    """A locale, and Windows, would choose another than UTF-8, and a student's name is not written, or another one."""
     for name, text in tracked_texts():
         if name.endswith(".py") and not name.startswith("notebooks/"):
             for node in ast.walk(ast.parse(text)):

@@ -227,6 +227,20 @@ def test_an_innocent_output_is_not_blamed(source, text):
     assert build.problems(source) == []
 
 
+def test_letters_of_a_picture_tell_of_no_machine(source, monkeypatch):
+    """A page was once refused for a short host name between two signs of a picture."""
+    monkeypatch.setattr(build.socket, "gethostname", lambda: "vm")
+    target = build.notebook_of(source)
+    notebook = nbformat.read(target, as_version=4)
+    picture = '<img src="data:image/png;base64,iVBOR/vm+rw0KGgo=">'
+    notebook.cells[2].outputs.append(new_output("execute_result", {"text/html": picture}))
+    nbformat.write(notebook, target)
+    assert build.problems(source) == []
+    notebook.cells[2].outputs.append(new_output("execute_result", {"text/html": picture + " on vm"}))
+    nbformat.write(notebook, target)
+    assert build.problems(source) == ["an output tells of the machine: vm"]
+
+
 def test_cells_not_executed_in_order_figures_and_files_missing_are_seen(source):
     target = build.notebook_of(source)
     notebook = nbformat.read(target, as_version=4)
