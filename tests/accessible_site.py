@@ -16,7 +16,7 @@ from tests.browsers import chromium
 SITE = ROOT / "site"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if "_static" not in path.parts)
 
-# What axe calls serious or critical keeps some reader out: a picture without a text, letters too pale, a nameless field.
+# What axe calls serious or critical keeps a reader out: a picture without a text, letters too pale, a nameless field.
 FAULTS = """
 const done = arguments[arguments.length - 1];
 axe.run({resultTypes: ["violations"]}).then(
