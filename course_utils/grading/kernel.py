@@ -41,7 +41,7 @@ OUTPUT = 100_000
 
 
 class Snapshot:
-    """Functions, classes and modules in modules, as they were, down to the methods and the code of the functions.
+    """Functions and classes of modules, as they were, down to the methods of the classes and the code of the functions.
 
     So are the modules that they know by a name of their own, and no new name there hides one of Python's. All other
     values are left alone: libraries keep settings and caches there, and fill them when first used.

@@ -137,9 +137,8 @@ def _first_process(sandbox: Sandbox, command: Sequence[str], user: int, group: i
     try:
         end_with_parent()
         if sys.platform == "linux":
-            Path("/proc/self/oom_score_adj").write_text(
-                "1000", "ascii"
-            )  # the first to go when the machine is out of memory
+            # The first to go when the machine is out of memory.
+            Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
         home = _enter(sandbox) if sandbox.isolated else _plain_home(sandbox)
         if os.getuid() != user:
             os.chown(home, user, group)
