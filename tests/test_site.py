@@ -33,12 +33,17 @@ def test_the_modules_that_are_described_are_there():
     assert len(named) > 20 and all(importlib.util.find_spec(name) for name in named)
 
 
-def test_a_figure_keeps_its_text_and_the_first_cell_is_folded(conf):
-    figure = {"output_type": "display_data", "data": {"image/png": ""}, "metadata": {"image/png": {"alt": "a  brain"}}}
+def test_a_figure_keeps_its_text_has_a_caption_and_the_first_cell_is_folded(conf):
+    figure = {
+        "output_type": "display_data",
+        "data": {"image/png": ""},
+        "metadata": {"image/png": {"alt": "a  *brain* − 1"}},
+    }
     cells = [
         {"cell_type": "code", "source": source, "metadata": {}, "outputs": [figure], "execution_count": 1, "id": name}
         for name, source in (("a", SETUP_CELL), ("b", "panel()"))
     ]
     page = conf.read_page(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
     assert [cell.metadata.get("tags") for cell in page.cells] == [["hide-input"], None]
-    assert page.cells[1].metadata["mystnb"] == {"image": {"alt": "a brain"}}
+    caption = r"**Figure 2.** a \*brain\* − 1"
+    assert page.cells[1].metadata["mystnb"] == {"image": {"alt": "a *brain* − 1"}, "figure": {"caption": caption}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,19 +60,22 @@ def _link_to_code(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def read_page(text: str) -> nbformat.NotebookNode:
-    """A stored page as the site shows it: the cell that all begin with is folded, and figures keep their texts.
+    """A stored page as the site shows it: the cell that all begin with is folded, figures have numbers and texts.
 
-    MyST-NB looks for that text in the cell, and not in the output, where nbconvert does.
+    MyST-NB looks for a figure's text in the cell, and not in the output, where nbconvert does. A cell has one figure.
     """
     page = nbformat.reads(text, as_version=4)
+    number = 0
     for cell in page.cells:
         if cell.source.startswith(SETUP):
             cell.metadata["tags"] = ["hide-input"]
-        said = [
-            output["metadata"]["image/png"]["alt"]
-            for output in cell.get("outputs", [])
-            if "alt" in output.get("metadata", {}).get("image/png", {})
-        ]
-        if said:
-            cell.metadata["mystnb"] = {"image": {"alt": re.sub(r"\s+", " ", " ".join(said))}}
+        for output in cell.get("outputs", []):
+            if "alt" in (picture := output.get("metadata", {}).get("image/png", {})):
+                number += 1
+                said = re.sub(r"\s+", " ", picture["alt"])
+                plain = re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", said)  # none of it is Markdown
+                cell.metadata["mystnb"] = {
+                    "image": {"alt": said},
+                    "figure": {"caption": f"**Figure {number}.** {plain}"},
+                }
     return page
