@@ -38,7 +38,7 @@ class Pyramid(VelocityNetwork):
         edges: See `VelocityNetwork`.
         conditions: See `VelocityNetwork`.
 
-    Source: Hu et al., Dual-stream pyramid registration network, Medical Image Analysis 78, 2022 (warped feature
+    Source: Kang et al., Dual-stream pyramid registration network, Medical Image Analysis 78, 2022 (warped feature
     pyramids); Vercauteren et al., Symmetric log-domain diffeomorphic registration, MICCAI 2008 (updates of the
     velocity, from both sides); Honkamaa and Marttinen, SITReg: multi-resolution architecture for symmetric, inverse
     consistent, and topology preserving image registration, MELBA 2, 2024 (levels that meet half-way).

@@ -1052,7 +1052,7 @@ assert (warped - expected.moved)[inner].abs().max() < 1e-3
 # learning framework for deformable medical image registration*, IEEE TMI 38(8), 2019,
 # [doi:10.1109/TMI.2019.2897538](https://doi.org/10.1109/TMI.2019.2897538). Dalca et al., *Unsupervised learning of
 # probabilistic diffeomorphic registration for images and surfaces*, Medical Image Analysis 57, 2019,
-# [doi:10.1016/j.media.2019.07.006](https://doi.org/10.1016/j.media.2019.07.006). Hu et al., *Dual-stream pyramid registration
+# [doi:10.1016/j.media.2019.07.006](https://doi.org/10.1016/j.media.2019.07.006). Kang et al., *Dual-stream pyramid registration
 # network*, Medical Image Analysis 78, 2022,
 # [doi:10.1016/j.media.2022.102379](https://doi.org/10.1016/j.media.2022.102379). Luo et al., *Understanding the effective
 # receptive field in deep convolutional neural networks*, NeurIPS 2016,

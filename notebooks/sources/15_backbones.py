@@ -620,7 +620,7 @@ assert found.displacement.shape == (1, 2, 90, 97)
 # *Swin transformer: hierarchical vision transformer using shifted windows*, ICCV 2021, https://doi.org/10.48550/arXiv.2103.14030. Chen et
 # al., *TransMorph: transformer for unsupervised medical image registration*, Medical Image Analysis 82, 2022,
 # https://doi.org/10.1016/j.media.2022.102615. Jia et al., *U-Net vs transformer: is U-Net outdated in medical image registration?*, MLMI
-# 2022 (LKU-Net). Hu et al., *Dual-stream
+# 2022 (LKU-Net). Kang et al., *Dual-stream
 # pyramid registration network*, Medical Image Analysis 78, 2022. Jian et al., *Mamba? Catch the hype or rethink what really helps for
 # image registration*, WBIR 2024. Luo et al., *Understanding the effective receptive field in deep convolutional neural networks*,
 # NeurIPS 2016.
