@@ -14,6 +14,7 @@
     python -m tests.benchmarks templates   which template carries labels best to people whom nobody trained on?
     python -m tests.benchmarks ages        does a template that depends on age show age, and what makes it?
     python -m tests.benchmarks certainty   is a spread more than its prior, and does it know where the field is wrong?
+    python -m tests.benchmarks waiting     does training wait for its data, where no memory holds the cohort?
     python -m tests.benchmarks gpu         what a GPU adds
 
 All networks see the same pairs, batch, loss and optimiser. Machines are noisy, so every network is measured several
@@ -68,6 +69,7 @@ from tests.benchmarks.folding import folding
 from tests.benchmarks.gpu import gpu
 from tests.benchmarks.smoothness import smoothness
 from tests.benchmarks.templates import templates
+from tests.benchmarks.waiting import waiting
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 app.command()(gpu)
@@ -78,6 +80,7 @@ app.command()(backbones)
 app.command()(contrasts)
 app.command()(smoothness)
 app.command()(templates)
+app.command()(waiting)
 app.command()(ages)
 app.command()(certainty)
 
