@@ -8,13 +8,12 @@ import pytest
 from course_utils.errors import CourseError
 from course_utils.grading import engine, gradebook
 from course_utils.grading.assignments import Assignment, read_assignment
-from course_utils.grading.engine import grade
 from course_utils.grading.grades import ExerciseGrade
 from course_utils.grading.run import Limits, Run
 from course_utils.grading.submissions import Submission
 from course_utils.grading.verdicts import NotGraded
 from course_utils.grading.visible import visible_assignment
-from tests.grading.small_assignments import OTHER, SOLVED, SOURCE, content, handed_in, points
+from tests.grading.small_assignments import OTHER, SOLVED, SOURCE, content, grade, handed_in, points
 
 pytestmark = pytest.mark.slow
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.grading.engine import grade
 from course_utils.grading.run import Limits
 from course_utils.grading.submissions import Submission
 from notebooks.build import ROOT
-from tests.grading.small_assignments import SOLVED, content, handed_in, points
+from tests.grading.small_assignments import SOLVED, content, grade, handed_in, points
 
 pytestmark = pytest.mark.slow
 

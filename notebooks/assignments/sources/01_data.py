@@ -574,6 +574,15 @@ def global_generators():
     return numbers, random.getstate(), torch.get_rng_state().tolist()
 
 
+def asked_backwards(make, people, seed, count):
+    """Pairs of a new object, and the states of the global generators before and after."""
+    np.random.seed(99)  # noqa: NPY002  the global state must not matter
+    before = global_generators()
+    again = make(people, 10**12, seed)
+    backwards = [again[i] for i in reversed(range(count))][::-1]
+    return backwards, before, global_generators()
+
+
 def judge_pairs(make, people, seed, late):
     pairs, n = make(people, 10**12, seed), len(people)
     checks.agree(len(pairs), 10**12, "len(pairs)")
@@ -586,15 +595,12 @@ def judge_pairs(make, people, seed, late):
             f"pairs[{i}] is {pair!r}, not two subjects"
         )
         assert pair[0] != pair[1], f"pairs[{i}] is {pair!r}: a subject is paired with itself"
-    np.random.seed(99)  # noqa: NPY002  the global state must not matter
-    untouched = global_generators()
-    again = make(people, 10**12, seed)
-    backwards = [again[i] for i in reversed(range(3 * n))][::-1]
+    backwards, before, after = checks.there(asked_backwards, make, people, seed, 3 * n)
     assert backwards == first, (
         "asked backwards, from a second object, the pairs are others: pair i must follow from i "
         "and the seed"
     )
-    assert global_generators() == untouched, (
+    assert after == before, (
         "asking for a pair changes the global random state, on which other people's draws depend: "
         "make a generator of your own"
     )
@@ -610,7 +616,7 @@ def judge_pairs(make, people, seed, late):
     assert set(first[:n]) != set(first[n : 2 * n]), (
         "the second block has the first one's pairs in another order: partners must change"
     )
-    other = make(people, 10**12, seed + 1)
+    again, other = make(people, 10**12, seed), make(people, 10**12, seed + 1)
     theirs = [other[i] for i in range(n)]
     assert theirs != first[:n], "another seed gives the same pairs"
     if n > 7:  # of fewer people, two orders may be equal by chance

@@ -82,7 +82,7 @@ from course_utils.grading import checks
 def judge_block(dims, inputs, outputs, stride, size):
     what, width = f"block({dims}, {inputs}, {outputs}, stride={stride})", 4 if stride == 2 else 3
     brick = checks.call(block, dims, inputs, outputs, stride)
-    shapes = [tuple(p.shape) for p in brick.parameters()]
+    shapes = [tuple(p.shape) for p in checks.parameters(brick, what)]
     checks.agree(
         shapes,
         [(outputs, inputs, *[width] * dims), (outputs,)],
@@ -103,7 +103,7 @@ def judge_block(dims, inputs, outputs, stride, size):
             ],
         },
     )
-    weight, bias = checks.known_weights(brick).parameters()
+    weight, bias = checks.fill(brick, shapes)
     x = torch.randn(2, inputs, *size, generator=torch.Generator().manual_seed(1))
     plain = {2: F.conv2d, 3: F.conv3d}[dims](x, weight, bias, stride, 1)
     checks.agree(
@@ -304,22 +304,16 @@ from course_utils.grading import checks
 
 def judge_head(dims, features):
     head, what = checks.call(velocity_head, dims, features), f"velocity_head({dims}, {features})"
-    assert type(head) is {2: nn.Conv2d, 3: nn.Conv3d}[dims], (
-        f"{what}: it should be a convolution in {dims}-D"
-    )
+    first = checks.parameters(head, what)
+    shapes = [(dims, features, *[3] * dims), (dims,)]
     checks.agree(
-        [tuple(p.shape) for p in head.parameters()],
-        [(dims, features, *[3] * dims), (dims,)],
+        [tuple(p.shape) for p in first],
+        shapes,
         f"{what}: shapes",
         {"one channel: a velocity has a component an axis": [(1, features, *[3] * dims), (1,)]},
     )
-    checks.agree(
-        tuple(head(torch.ones(1, features, *[6] * dims)).shape),
-        (1, dims, *[6] * dims),
-        f"{what}(x): shape",
-    )
-    checks.agree(head.bias.detach(), torch.zeros(dims), f"{what}: the bias", atol=0)
-    spread = head.weight.std().item()
+    checks.agree(first[1], torch.zeros(dims), f"{what}: the bias", atol=0)
+    spread = first[0].std().item()
     assert spread > 0, (
         f"{what}: with weights of exactly 0 the network in front of the head gets no gradient at "
         "first"
@@ -329,6 +323,10 @@ def judge_head(dims, features):
         "identity"
     )
     checks.agree(spread, 1e-5, f"{what}: standard deviation of the weights", rtol=0.2, atol=0)
+    x = torch.rand(1, features, *[6] * dims, generator=torch.Generator().manual_seed(0))
+    weight, bias = checks.fill(head, shapes)
+    convolved = {2: F.conv2d, 3: F.conv3d}[dims](x, weight, bias, padding=1)
+    checks.agree(head(x), convolved, f"{what}(x), a convolution that keeps the size")
 
 
 judge_head(2, 16)
@@ -678,10 +676,9 @@ def symmetric_case(shape, seed):
 def judge_symmetric(shape, seed):
     model, m, f, expected, mistakes = symmetric_case(shape, seed)
     module = Symmetric(model)
-    assert isinstance(module, nn.Module), "Symmetric should be an nn.Module"
     count = sum(p.numel() for p in model.parameters())
     checks.agree(
-        sum(p.numel() for p in module.parameters()),
+        sum(p.numel() for p in checks.parameters(module, "Symmetric(model)")),
         count,
         "number of parameters of Symmetric(model)",
         {

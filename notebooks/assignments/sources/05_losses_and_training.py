@@ -104,10 +104,7 @@ checks.agree(
         "a plain number has no gradient: leave it a tensor": difference.square().mean().detach(),
     },
 )
-a.requires_grad_()
-assert ssd(a, b).requires_grad, (
-    "ssd: no gradient flows: leave it a tensor, without .item(), .detach() or NumPy"
-)
+checks.gradient(ssd, a, b, what="ssd")
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(1, 1, 5, 8), (3, 1, 4, 6, 5)]):
     a, b = torch.rand(2, *shape, generator=torch.Generator().manual_seed(seed + 1))
@@ -203,10 +200,7 @@ checks.agree(
     },
     atol=1e-4,
 )
-a.requires_grad_()
-assert ncc(a, b, 5).requires_grad, (
-    "ncc: no gradient flows: leave it a tensor, without .item(), .detach() or NumPy"
-)
+checks.gradient(ncc, a, b, 5, what="ncc")
 ### BEGIN HIDDEN TESTS
 for seed, (shape, window) in enumerate(
     [((1, 1, 23, 14), 9), ((2, 1, 11, 9, 12), 5), ((1, 1, 12, 15, 10), 7)]
@@ -283,8 +277,7 @@ for seed, shape in enumerate([(1, 2, 9, 6), (2, 3, 5, 8, 7)]):
     checks.agree(
         checks.call(diffusion, v), losses.diffusion_loss(v), f"diffusion of a field {shape}"
     )
-v.requires_grad_()
-assert diffusion(v).requires_grad, "diffusion: no gradient flows: leave it a tensor"
+checks.gradient(diffusion, v, what="diffusion")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -364,8 +357,7 @@ for seed, shape in enumerate([(3, 4, 7, 5), (2, 5, 4, 6, 3)]):
         losses.soft_dice_loss(a, b),
         f"soft_dice of memberships {shape}",
     )
-a.requires_grad_()
-assert soft_dice(a, b).requires_grad, "soft_dice: no gradient flows: leave it a tensor"
+checks.gradient(soft_dice, a, b, what="soft_dice")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -494,7 +486,7 @@ def shares(r, f):
 
 case = (12, 16), 0, 0.3
 checks.agree(
-    three_steps(training_step, *case),
+    checks.there(three_steps, training_step, *case),
     three_steps(variant(), *case),
     "(losses, weights) of three calls of training_step",
     {
@@ -524,7 +516,7 @@ checks.agree(
 ### BEGIN HIDDEN TESTS
 for case in [((8, 9, 6), 1, 0.7), ((15, 10), 2, 0.05)]:
     checks.agree(
-        three_steps(training_step, *case),
+        checks.there(three_steps, training_step, *case),
         three_steps(variant(), *case),
         f"three calls of training_step on {case[0]}",
     )
