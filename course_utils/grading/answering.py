@@ -43,6 +43,10 @@ PICTURES, PICTURE = 6, 2_000_000
 """What is kept of a cell's pictures: how many, and characters of base64 of each."""
 
 
+RESERVE = 16 << 20
+"""Bytes that are kept to say with that the memory is exhausted."""
+
+
 class ShortText(io.StringIO):
     """What a cell writes, cut after `OUTPUT` characters: 100 MB of them fill no memory and no message."""
 
@@ -56,6 +60,9 @@ class ShortText(io.StringIO):
             super().write(cut)
             self._left -= len(text) + 1
         return len(text)
+
+    def close(self) -> None:
+        """A cell that closes its output loses nothing that it has written."""
 
 
 class Shell(InteractiveShell):
@@ -137,6 +144,7 @@ class Answering:
         self._done = 0  # so many of the cells have run
         self._objects: list[Any] = []
         self._process = os.getpid()
+        self._reserve = [bytearray(RESERVE)]
         # Workers of a DataLoader may ask for pairs, too.
         self._judge = Peer(number, self._answer, multiprocessing.get_context("fork").RLock())
         config = Config()
@@ -158,8 +166,9 @@ class Answering:
         try:
             handler = next(self._handlers[name] for name in self._handlers if name in question)
             return {"result": pack(handler(question, row), answer, self._kept)}, answer
-        except MemoryError:
-            raise
+        except MemoryError as error:
+            self._reserve.clear()
+            return {"error": _error(error, "")}, b""
         except BaseException as error:  # SystemExit and KeyboardInterrupt are answers, too
             return {"error": _error(error, "".join(traceback.format_exception(error)))}, b""
 
@@ -311,12 +320,10 @@ def main(page: Path, number: int) -> None:
     """Answer until the judge is gone; memory that is exhausted ends it with `OUT_OF_MEMORY`."""
     cells = json.loads(page.read_text(encoding="utf-8"))
     os.set_inheritable(number, False)
-    reserve = [bytearray(16 << 20)]  # given up to write the last words with
     stay_on_this_machine()
     try:
         Answering(cells, number).serve()
     except MemoryError:
-        reserve.clear()
         os._exit(OUT_OF_MEMORY)
 
 

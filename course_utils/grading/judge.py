@@ -25,6 +25,8 @@ from course_utils.grading.standins import Student
 class Guest(Student):
     """The student's process in the judge's page; without it there is nothing to judge, and the kernel ends.
 
+    What the assignment's own cells have bound no cell of a student's binds anew, whatever the exercise asks for.
+
     Args:
         number: of the socket to it.
         page: the names of the judge's page.
@@ -33,6 +35,7 @@ class Guest(Student):
     def __init__(self, number: int, page: dict[str, Any]) -> None:
         super().__init__(number, lambda: os._exit(1))
         self._page = page
+        self._answered: set[str] = set()
 
     def answer(self, number: int, names: Sequence[str]) -> None:
         """Run a cell of the student's, show what it shows, and bind the names here.
@@ -41,7 +44,10 @@ class Guest(Student):
             Exception: the cell's own.
         """
         bound, shown, failure = self.run(number, names)
-        self._page.update(bound)  # where the cell fails, too: what stands before that line counts
+        # Where the cell fails, too: what stands before that line counts.
+        new = {name: value for name, value in bound.items() if name in self._answered or name not in self._page}
+        self._answered |= set(new)
+        self._page.update(new)
         show(shown)
         if failure is not None:
             raise failure

@@ -193,6 +193,22 @@ def test_what_was_stopped_before_its_second_run_is_not_remembered(assignments, o
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_without_namespaces_nothing_is_graded_unless_it_is_allowed(assignments, of_three, flaky, monkeypatch):
+    ran = flaky({})
+    monkeypatch.setattr(engine, "_isolation", lambda: "no namespaces today")
+    with pytest.raises(CourseError, match=r"no namespaces today.*--allow-unisolated"):
+        engine.grade(of_three, assignments)
+    assert ran == []
+    told = []
+    graded = engine.grade(
+        of_three, assignments, allow_unisolated=True, warn=lambda line: told.append((line, list(ran)))
+    )
+    assert points_of(graded) == {"ada": 1, "bob": 1, "eve": 1} and graded.denied == "no namespaces today"
+    assert told == [
+        ("not isolated: no namespaces today; the network and other files are in reach of the submissions", [])
+    ]
+
+
 def test_force_grades_again_whatever_was_remembered(assignments, of_three, tmp_path, flaky):
     flaky({})
     grade(of_three, assignments, cache=tmp_path)

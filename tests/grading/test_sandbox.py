@@ -1,5 +1,6 @@
 """A command in a sandbox, with and without namespaces; every bomb is within small limits."""
 
+import platform
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ def run(request, why):
 
         if not request.param and run("").returncode != 0:
             pytest.skip("another user than root cannot read this Python")
-        run.isolated = request.param
+        run.isolated, run.folder = request.param, folder
         yield run
 
 
@@ -79,3 +80,28 @@ def test_in_namespaces_there_is_nothing_else(run):
     assert "unreachable" in run("import socket; socket.create_connection(('192.0.2.1', 9), 5)").stderr
     filling = "for n in range(9): open(f'{n}', 'wb').write(bytes(10**7))"
     assert "No space left" in run(filling).stderr
+
+
+def test_calls_that_reach_further_are_forbidden(run):
+    calls = {"keyctl": (250, 219), "unshare": (272, 97), "mount": (165, 40), "ptrace": (101, 117), "shmget": (29, 194)}
+    column = {"x86_64": 0, "aarch64": 1}[platform.machine()]
+    asked = {name: numbers[column] for name, numbers in calls.items()}
+    code = (
+        "import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        f"for name, number in {asked}.items():\n"
+        "    libc.syscall(number, 0, 0, 0, 0, 0)\n    print(name, errno.errorcode[ctypes.get_errno()])\n"
+        "import multiprocessing, os, threading\nmultiprocessing.get_context('fork').RLock()\n"
+        "threading.Thread(target=print, args=['a thread']).start()\n"
+        "if os.fork() == 0: os._exit(0)\nprint('a process', os.wait()[1])\n"
+        "try: os.memfd_create('x')\nexcept OSError as error: print('memfd', error.errno == errno.ENOSYS)"
+    )
+    told = run(code).stdout.split("\n")
+    assert told[:5] == [f"{name} EPERM" for name in calls]
+    assert sorted(told[5:]) == ["", "a process 0", "a thread", "memfd True"]
+
+
+def test_a_folder_that_is_shown_may_be_read_only(run):
+    if not run.isolated:
+        pytest.skip("that takes namespaces")
+    assert run(f"open({run.folder!r} + '/x', 'w')").returncode == 0
+    assert "Read-only file system" in run(f"open({run.folder!r} + '/x', 'w')", writable=False).stderr
