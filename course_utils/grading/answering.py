@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 from traitlets.config import Config
 
 from course_utils.grading.layers import built
+from course_utils.grading.lean import spare_seconds
 from course_utils.grading.link import Broken, Message, Peer
 from course_utils.grading.plain import NotPlain, pack, unpack
 from course_utils.grading.sandbox import OUT_OF_MEMORY
@@ -320,6 +321,7 @@ def main(page: Path, number: int) -> None:
     """Answer until the judge is gone; memory that is exhausted ends it with `OUT_OF_MEMORY`."""
     cells = json.loads(page.read_text(encoding="utf-8"))
     os.set_inheritable(number, False)
+    spare_seconds()
     stay_on_this_machine()
     try:
         Answering(cells, number).serve()

@@ -18,6 +18,7 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.display import display
 
+from course_utils.grading.lean import spare_seconds
 from course_utils.grading.pages import NAME
 from course_utils.grading.standins import Student
 
@@ -83,6 +84,7 @@ class JudgeKernel(IPythonKernel):
 
 def main(number: int, arguments: list[str]) -> None:
     """Start the kernel."""
+    spare_seconds()
     JudgeKernel.number = number
     os.set_inheritable(number, False)
     IPKernelApp.launch_instance([*arguments, "--HistoryManager.enabled=False"], kernel_class=JudgeKernel)
