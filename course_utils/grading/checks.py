@@ -160,10 +160,15 @@ def content(module: Any) -> list[torch.Tensor] | None:
 
 
 def put(module: torch.nn.Module, numbers: list[torch.Tensor]) -> None:
-    """Give the parameters of a module these numbers."""
-    with torch.no_grad():
-        for parameter, its in zip(module.parameters(), numbers, strict=True):
-            parameter.copy_(its)
+    """Give the parameters of a module these numbers, and their type: a student may have another default.
+
+    Raises:
+        ValueError: they are not of the parameters' shapes.
+    """
+    for parameter, its in zip(module.parameters(), numbers, strict=True):
+        if parameter.shape != its.shape:
+            raise ValueError(f"a parameter is {tuple(parameter.shape)}, not {tuple(its.shape)}")
+        parameter.data = its.clone()
 
 
 def _difference(got: Any, expected: Any, rtol: float, atol: float) -> str | None:

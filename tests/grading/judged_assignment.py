@@ -91,7 +91,8 @@ FORGERS = {
     ),
     "rebinds expected": (
         "import sys\ndef negate(field):\n    globals()['expected'] = field\n"
-        "    for module in list(sys.modules.values()):\n        vars(module).update(expected=field)\n    return field"
+        "    for module in list(sys.modules.values()):\n"
+        "        if type(module) is type(sys): vars(module).update(expected=field)\n    return field"
     ),
     "thread": (
         "import threading, time\nimport course_utils.grading.checks as c\ndef patch():\n    while True:\n"
