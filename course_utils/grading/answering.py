@@ -80,6 +80,9 @@ class Shell(InteractiveShell):
     def ask_exit(self) -> None:
         """`exit()` ends the cell, if anything, and not the process."""
 
+    def enable_gui(self, gui: str | None = None) -> None:
+        """There are no windows; `%matplotlib inline` asks for none."""
+
     def system(self, cmd: str) -> None:
         """A line `!command`, or one of a magic such as `%pip`; IPython's own needs a terminal, and a sandbox has none.
 

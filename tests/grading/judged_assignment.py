@@ -133,12 +133,13 @@ FORGERS = {
         "torch.nn.functional.conv2d = lambda *_, **__: torch.zeros(())\nnegate = lambda f: f"
     ),
     "reads the check": (
-        "import gc, linecache\nfound = [str(lines) for lines in linecache.cache.values()]\n"
-        "found += [s for s in gc.get_objects() if isinstance(s, str)]\n"
-        "word = ' '.join(['none', 'may', 'read', 'this'])\n"
-        "def negate(field):\n    import gc, linecache\n"
-        "    found = ''.join(map(str, linecache.cache.values())) + ''.join(map(str, get_ipython().user_ns.values()))\n"
-        "    raise ValueError(found[max(found.find(word), 0):][:99] if word in found else 'nothing')"
+        "def negate(field):\n    import gc, linecache\n    word = ' '.join(['none', 'may', 'read', 'this', 'line'])\n"
+        "    found = [text for lines in linecache.cache.values() for text in lines[2]]\n"
+        "    found += [each for each in gc.get_objects() if isinstance(each, str)]\n"
+        "    found += [each for holder in gc.get_objects() if isinstance(holder, (list, tuple))\n"
+        "              for each in holder if isinstance(each, str)]\n"
+        "    found += [value for value in get_ipython().user_ns.values() if isinstance(value, str)]\n"
+        "    raise ValueError(next((text for text in found if word in text), 'nothing'))"
     ),
     "answers for itself": (
         "import json, os, struct\nfor asked in range(60):\n"
@@ -225,7 +226,6 @@ UNLUCKY = {
     "elsewhere": "import os\nos.mkdir('new')\nos.chdir('new')\n",
     "processes": "import multiprocessing as mp\nwith mp.get_context('fork').Pool(2) as pool:\n    pool.map(abs, [1])\n",
     "loader": "for _ in torch.utils.data.DataLoader([1, 2, 3], num_workers=2):\n    pass\n",
-    "forgets": "import sys\ndel sys.modules['torch']\n",
     "logs": "import logging\nlogging.basicConfig(level=logging.DEBUG)\n",
     "helper called warp": "def warp(x):\n    return -x\n",
 }
