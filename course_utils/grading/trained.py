@@ -92,11 +92,12 @@ def _here(model: Any) -> Any:
         spec = NetworkSpec("voxelmorph", found["arguments"])
         sizes = {name: tuple(each.shape) for name, each in spec.build(device="meta").state_dict().items()}
         # Sizes first: they are those of the message, and what the arguments claim is not asked for before.
-        assert {name: tuple(each.shape) for name, each in weights.items()} == sizes, "other weights than its arguments"
+        if {name: tuple(each.shape) for name, each in weights.items()} != sizes:
+            raise ValueError("its weights are others than its arguments say")
         copy = spec.build()
         copy.load_state_dict(weights)
         return copy
-    except (TypeError, KeyError, AttributeError, RuntimeError, CourseError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, CourseError) as error:
         raise AssertionError(f"the network cannot be read ({error}): is it a plain VoxelMorph?") from None
 
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from course_utils import networks
-from course_utils.grading import checks
+from course_utils.grading import checks, trained
 from course_utils.grading.assignments import SOLUTION, exercises, read_assignment
 from course_utils.grading.bindings import names_of
 from course_utils.grading.judge import Guest
@@ -309,6 +309,57 @@ def test_checks_look_at_objects_where_they_are(asked):
     with pytest.raises(AssertionError, match=r"it should be an nn\.Module and is a Holder"):
         checks.parameters(asked("Holder")("a"), "a holder")
     checks.raises(IndexError, asked("Holder")("a").__getitem__, 4, what="the fourth")
+
+
+TRAIN = """
+import torch
+from course_utils.data.loading import loader
+from course_utils.networks import VoxelMorph
+def train(pairs, seed, stop=16, workers=0):
+    model = VoxelMorph(2, features=(2, 3))
+    for batch in loader(pairs, batch_size=4, stop=stop, workers=workers):
+        model(batch["moving"], batch["fixed"])
+    model.velocity.bias.data.fill_(seed)
+    return model
+def greedy(pairs, seed): return train(pairs, seed, stop=17)
+def forked(pairs, seed): return train(pairs, seed, workers=2)
+def idle(pairs, seed): return VoxelMorph(2)
+def nothing(pairs, seed): train(pairs, seed)
+class Mine(VoxelMorph): pass
+def mine(pairs, seed):
+    train(pairs, seed)
+    return Mine(2)
+def large(pairs, seed):
+    model = train(pairs, seed)
+    model.spec.arguments["features"] = [10**6, 10**6]
+    return model
+"""
+
+
+def test_a_network_that_is_trained_there_comes_back_and_the_judge_counts_the_pairs(tmp_path):
+    class Pairs(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1000
+
+        def __getitem__(self, n):
+            return {"moving": torch.full((1, 16, 16), float(n)), "fixed": torch.ones(1, 16, 16), "name": f"pair {n}"}
+
+    with student_of([TRAIN], tmp_path) as student:
+        found, _, failure = student.run(0, sorted(names_of(TRAIN).bound))
+        assert failure is None
+        for name in ("train", "forked"):
+            network = trained.trained_by(found[name], Pairs(), 16, seed=3)
+            assert type(network) is networks.VoxelMorph and network.spec.arguments["features"] == [2, 3]
+            assert network.velocity.bias.tolist() == [3, 3] and not network.training
+        for name, says in {
+            "greedy": "the budget of 16 pairs is spent",
+            "idle": "0 of the 16 pairs were asked for",
+            "nothing": "returns a NoneType",
+            "mine": "returns a Mine",
+            "large": "is it a plain VoxelMorph",
+        }.items():
+            with pytest.raises(AssertionError, match=says):
+                trained.trained_by(found[name], Pairs(), 16, seed=3)
 
 
 def test_an_answer_binds_nothing_that_the_assignment_has_bound(monkeypatch, capsys):
