@@ -6,6 +6,7 @@ begins anew is another attempt, and the last attempt counts that is not the unto
 exercises were merged is taken apart again.
 """
 
+import builtins
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -230,8 +231,10 @@ def assemble(assignment: Assignment, sources: Mapping[str, str], waiting: set[st
             continue
         if cell.metadata.nbgrader.solution:
             if name in sources:
+                # A stub may bind nothing. No answer's name hides one that checks have from Python.
+                asked = (names_of(cell.source).bound or names_of(sources[name]).bound) - set(dir(builtins))
                 add(Role("locked"), cell_before(len(answering)))
-                add(Role("solution", name), cell_of(len(answering), sorted(names_of(cell.source).bound)))
+                add(Role("solution", name), cell_of(len(answering), sorted(asked)))
                 answering.append(sources[name])
         elif name in of_check:
             if of_check[name] in waiting:

@@ -13,7 +13,7 @@ from course_utils.grading.submissions import Submission
 from notebooks.build import ROOT
 from tests.grading.small_assignments import SOLVED, content, grade, handed_in, points
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 WRONG = "root = lambda x: 7\n"
 
