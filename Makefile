@@ -9,7 +9,7 @@ READY := .venv/.ready
 TOOLS := .venv/.tools
 SITE := .venv/.site
 
-.PHONY: help setup tools run lab notebooks check test coverage bench release site grade check-assignment address lint
+.PHONY: help setup tools run lab notebooks check test test-real coverage bench release site accessible slides grade check-assignment address lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -37,13 +37,16 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab --ServerApp.root_dir=. notebooks/00_start_here.ipynb
 
 notebooks: $(TOOLS)  ## write every notebook anew from its source, executed
-	$(PY) notebooks/build.py build
+	$(PY) -m notebooks.build build
 
 check: $(TOOLS) lint  ## style, types and the quick tests, in minutes
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" tests
 
 test: $(TOOLS) lint  ## every test, and every notebook from top to bottom
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-real: $(TOOLS)  ## every page on real people, where the data folder (or shared/data beside the repository) holds them
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist load tests/notebooks/real_pages.py
 
 # The deselected test forbids files to grow, those of coverage too.
 coverage: $(TOOLS)  ## the share of the package's lines and branches that the tests run, which must not fall
@@ -59,15 +62,21 @@ bench: $(TOOLS)  ## speed, memory and accuracy beside MONAI's VoxelMorph and vox
 	$(PY) -m tests.benchmarks
 
 release: $(READY)  ## the students' bundle in release/: lectures, assignments without solutions, the package
-	$(PY) notebooks/build.py release
+	$(PY) -m notebooks.build release
 
 site: $(SITE)  ## the executed pages, the documents and the docstrings as a web site in site/
 	$(PY) -m sphinx -q -W --keep-going -b html -c docs/site . site
 	@echo "open site/docs/site/index.html"
 
+accessible: $(TOOLS) site  ## whether everybody can read the site, light and dark: axe, in a real browser
+	$(PY) -m pytest -q tests/accessible_site.py
+
 $(SITE): requirements-site-lock.txt $(READY)
 	$(PY) -m pip install --quiet -r requirements-lock.txt -r requirements-site-lock.txt
 	touch $@
+
+slides: $(READY)  ## slides for lectures in slides/, made of the executed pages
+	$(PY) -m notebooks.slides
 
 grade: $(READY)  ## grade what students handed in: make grade SUBMISSIONS=folder-or-zip
 	$(PY) -m course_utils grade "$(SUBMISSIONS)" --out grades
@@ -76,4 +85,4 @@ check-assignment: $(READY)  ## points of your own solutions, on the visible chec
 	$(PY) -m course_utils check notebooks/assignments/0$(N)_*.ipynb
 
 address: $(READY)  ## carry the repository's address everywhere: make address URL=https://github.com/me/fork
-	$(PY) notebooks/build.py address "$(URL)"
+	$(PY) -m notebooks.build address "$(URL)"

@@ -80,9 +80,9 @@ def write_card(model: str | Path) -> None:
     model = Path(model)
     description = describe(model)
     with replacing(model.with_name("model.json")) as partial:
-        partial.write_text(json.dumps(description, indent=2) + "\n")
+        partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     with replacing(model.with_name("README.md")) as partial:
-        partial.write_text(card(description, CHECKPOINT_USE.format(**description)))
+        partial.write_text(card(description, CHECKPOINT_USE.format(**description)), encoding="utf-8")
 
 
 CHECKPOINT_USE = """```python

@@ -10,8 +10,8 @@ import torch
 from monai.utils import set_determinism
 
 import course_utils
-from course_utils.data.cohorts import data_root, is_there
-from course_utils.data.registry import known_datasets
+from course_utils.data.cohorts import data_root, fetch
+from course_utils.data.registry import DatasetInfo, fill_command, known_datasets
 from course_utils.errors import CourseError
 from course_utils.places import place
 
@@ -30,6 +30,7 @@ class Session:
         data_root: the folder that holds the data sets.
         runs: the folder for checkpoints, logs and tables that the notebook writes.
         versions: of the software that makes the numbers.
+        note: why the data set is not the one that suits the page; empty where it is.
     """
 
     dataset: str
@@ -39,6 +40,7 @@ class Session:
     data_root: Path
     runs: Path
     versions: dict[str, str] = field(hash=False)
+    note: str = ""
 
     def __str__(self) -> str:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
@@ -49,20 +51,23 @@ class Session:
             "seed": self.seed,
             "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
         }
+        if self.note:
+            rows["note"] = self.note
         return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
 
 
 def start(seed: int | None = None, *, real: str | None = None) -> Session:
-    """Seed every generator and read what the user chose.
+    """Seed every generator and read what the user chose; fetch the people that a page shows where they are missing.
 
-    `COURSE_DATASET` names the data set (if unset, `real` where it is there, else `synthetic`), which may be one of the
-    file `COURSE_REGISTRY` (see `read_registry`), `COURSE_PROFILE` the profile (`full` if there is a CUDA device, else
-    `quick`), `MONAI_DATA_DIRECTORY` the data folder and `COURSE_RUNS` the folder for results (`data` and `runs` in the
-    course's folder, see `places`). `COURSE_SEED` is the seed where none is given, 0 if unset.
+    `COURSE_DATASET` names the data set, which may be one of the file `COURSE_REGISTRY` (see `read_registry`). Where it
+    is unset, the page's `real` data set is taken, downloaded if the data folder does not hold it yet, and `synthetic`
+    where it cannot be had. `COURSE_PROFILE` is the profile (`full` if there is a CUDA device, else `quick`),
+    `MONAI_DATA_DIRECTORY` the data folder and `COURSE_RUNS` the folder for results (`data` and `runs` in the course's
+    folder, see `places`). `COURSE_SEED` is the seed where none is given, 0 if unset.
 
     Args:
         seed: Of the generators; None reads `COURSE_SEED`.
-        real: Name of the data set of people that suits the page, taken where the data folder holds it.
+        real: Name of the data set of people that suits the page.
 
     Raises:
         CourseError: a data set or a profile that does not exist, a seed that is not a whole number from 0 on, or a
@@ -71,10 +76,16 @@ def start(seed: int | None = None, *, real: str | None = None) -> Session:
     seed = _seed() if seed is None else seed
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     root, datasets = data_root(), known_datasets()
-    usual = "synthetic" if real is None or not is_there(datasets[real], root) else real
+    dataset, note = os.environ.get("COURSE_DATASET", ""), ""
+    if dataset:
+        _check("COURSE_DATASET", dataset, tuple(datasets))
+    else:
+        dataset, note = ("synthetic", "") if real is None else _at_hand(datasets[real], root)
+    profile = os.environ.get("COURSE_PROFILE") or ("full" if device.type == "cuda" else "quick")
+    _check("COURSE_PROFILE", profile, PROFILES)
     session = Session(
-        dataset=_choice("COURSE_DATASET", usual, tuple(datasets)),
-        profile=_choice("COURSE_PROFILE", "full" if device.type == "cuda" else "quick", PROFILES),
+        dataset=dataset,
+        profile=profile,
         device=device,
         seed=seed,
         data_root=root,
@@ -85,6 +96,7 @@ def start(seed: int | None = None, *, real: str | None = None) -> Session:
             "torch": torch.__version__,
             "monai": monai.__version__,
         },
+        note=note,
     )
     set_determinism(seed)
     return session
@@ -97,8 +109,16 @@ def _seed() -> int:
     return int(value)
 
 
-def _choice(variable: str, default: str, valid: tuple[str, ...]) -> str:
-    value = os.environ.get(variable) or default
+def _at_hand(info: DatasetInfo, root: Path) -> tuple[str, str]:
+    """A data set of people, or the built-in one and why: a page without a network works too."""
+    try:
+        fetch(info, root, timeout=10)
+    except CourseError as error:
+        reason = str(error).split(" (")[0].split(": ")[0]
+        return "synthetic", f"made subjects, for want of {info.name}: {reason}; later: {fill_command(info)}"
+    return info.name, ""
+
+
+def _check(variable: str, value: str, valid: tuple[str, ...]) -> None:
     if value not in valid:
         raise CourseError(f"{variable}={value} does not exist; set it to one of: {', '.join(valid)}")
-    return value

@@ -1,8 +1,8 @@
 """Notebooks from their sources: notebooks/sources/NN_topic.py (jupytext, py:percent) to notebooks/NN_topic.ipynb.
 
 The source is what people edit; JupyterLab, when it saves a notebook, writes the source too. "build" executes a source
-from top to bottom with the built-in cohort and the quick profile, and stores the notebook only if every cell succeeded
-and every rule of the course holds; "check" proves that what is stored belongs to its source.
+from top to bottom with the data set that suits it and the quick profile, and stores the notebook only if every cell
+succeeded and every rule of the course holds; "check" proves that what is stored belongs to its source.
 
 Assignments have sources of their own, with solutions and hidden tests (course_utils/grading/assignments.py). Of these,
 "build" writes the students' notebooks, not executed; "release" and "instructor" write what a class and what nbgrader
@@ -21,6 +21,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -32,12 +33,14 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
 from course_utils.commands.ending import run
-from course_utils.data.cohorts import data_root
+from course_utils.data.cohorts import data_root, is_there
+from course_utils.data.registry import DATASETS
 from course_utils.errors import CourseError
 from course_utils.grading.assignments import STUB, assignment_sources, read_assignment, student_version
+from notebooks.rules import REAL, Facts, facts, people_problems, picture_problems, question_problems
 
 ROOT = Path(__file__).resolve().parent.parent
-LONGEST_CELL = 30  # lines
+LONGEST_CELL = 25  # lines
 WIDEST_LINE = 100  # columns of code
 CELL_TIMEOUT = 900  # seconds
 
@@ -60,9 +63,6 @@ from course_utils.session import start
 
 session = start()
 print(session)"""
-
-PREFERRED = re.compile(r'start\(real="\w+"\)')
-"""How a page says which data set of people suits it."""
 
 COLAB_BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -110,6 +110,7 @@ c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "feedb
 FOR_TEACHERS = {"instructor-notes.md", "teachers.md", "teaching-plan.md"}  # documents that students do not get
 
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(?:root|home|Users|tmp|work|private|opt|usr|var|mnt|content)/[\w./-]*")
+PICTURE = re.compile(r"data:image/[\w+-]+;base64,[\w+/=]*")
 MACHINE_HOST = re.compile(r"\b(?:localhost|\d{1,3}(?:\.\d{1,3}){3}):\d+|Looking in (?:indexes|links)")
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -209,7 +210,7 @@ def _normalise(output: NotebookNode, folder: Path) -> NotebookNode:
 
     def clean(text: str) -> str:
         text = text.replace(f"{folder}/", "")
-        return re.sub(r"[^\n]*\r(?!\n)", "", text)
+        return re.sub(r"(?m)^[^\n]*\r(?!\n)", "", text)  # from a line's start: a slider is one line of 500 kB
 
     if output.output_type == "error":  # an intended one; the frames above its message are paths of this machine
         output.evalue = clean(output.evalue)
@@ -260,12 +261,13 @@ def _source_problems(source: Path) -> Iterator[str]:
     cells = read_source(source).cells
     yield from _first_cell_problems(cells[0], address, source.stem)
     code = [cell.source for cell in cells if cell.cell_type == "code"]
-    if not code or PREFERRED.sub("start()", code[0]) != SETUP_CELL.format(address=address):
+    if not code or REAL.sub("start()", code[0]) != SETUP_CELL.format(address=address):
         yield "the first code cell is not the setup cell of notebooks/build.py"
     for text in code:
         if (length := len(text.splitlines())) > LONGEST_CELL:
             yield f"a code cell of {length} lines, more than {LONGEST_CELL}: {text.splitlines()[0]}"
     yield from _width_problems(code)
+    yield from question_problems(cells)
     everything = sources(root)
     following = everything[everything.index(source) + 1 :]
     if following and f"({following[0].stem}.ipynb)" not in cells[-1].source:
@@ -299,6 +301,8 @@ def _notebook_problems(source: Path, notebook: NotebookNode) -> Iterator[str]:
             yield f"a cell is tagged raises-exception and raises none: {cell.source.splitlines()[0]}"
     if not any("image/png" in output.get("data", {}) for _, output in outputs):
         yield "the notebook shows no figure"
+    yield from picture_problems(outputs)
+    yield from people_problems(notebook.cells)
     host = re.escape(socket.gethostname())
     for text in (text for _, output in outputs for text in _texts(output)):
         if match := MACHINE_PATH.search(text) or MACHINE_HOST.search(text) or re.search(rf"\b{host}\b", text):
@@ -370,7 +374,7 @@ def _texts(output: NotebookNode) -> Iterator[str]:
     yield from output.get("traceback", [])
     for kind, value in output.get("data", {}).items():
         if not kind.startswith("image/"):
-            yield str(value)
+            yield PICTURE.sub("", str(value))  # the letters of a picture say anything, a short host name too
 
 
 def _chosen(numbers: list[str]) -> list[Path]:
@@ -381,47 +385,56 @@ def _chosen(numbers: list[str]) -> list[Path]:
 
 
 Numbers = Annotated[list[str] | None, typer.Argument(help="Two-digit numbers of notebooks; all if none is given.")]
-Dataset = Annotated[str, typer.Option(help="What they are executed with: synthetic, or one in the data folder.")]
+Dataset = Annotated[
+    str | None, typer.Option(help="What they are executed with; unset: what each page prefers.", show_default=False)
+]
 
 
-def _lend_data(folder: Path) -> None:
+def preferred(source: Path) -> str:
+    """The data set that suits a page, by its setup cell."""
+    wanted = REAL.search(source.read_text(encoding="utf-8"))
+    return wanted[1] if wanted else "synthetic"
+
+
+def lend_data(folder: Path) -> None:
     """Show the user's data sets to notebooks that are executed in `folder`, where they write what they make."""
     (folder / "data").mkdir()
-    for path in data_root().resolve().iterdir():
-        (folder / "data" / path.name).symlink_to(path, target_is_directory=path.is_dir())
+    root = data_root().resolve()
+    for info in DATASETS.values():
+        if info.name != "synthetic" and is_there(info, root):  # that one is made for the page, as every reader's is
+            (folder / "data" / info.folder).symlink_to(root / info.folder, target_is_directory=True)
 
 
-def _make_each(numbers: list[str] | None, dataset: str, make: Callable[[Path, Path], Path]) -> None:
-    """Let `make` make a file of each source, given a folder to execute it in, and print which and how long it took."""
+def _make_each(numbers: list[str] | None, dataset: str | None, make: Callable[[Path, Path, str], Path]) -> None:
+    """Let `make` make a file of a source, executed in a folder with a data set; print which and how long it took."""
     with tempfile.TemporaryDirectory(prefix="course-") as temporary:
         folder = Path(temporary).resolve()
-        if dataset != "synthetic":
-            _lend_data(folder)
+        lend_data(folder)
         for source in _chosen(numbers or []):
             began = time.perf_counter()
-            target = make(source, folder)
+            target = make(source, folder, dataset or preferred(source))
             print(f"{target.name}: {time.perf_counter() - began:.0f} s, {target.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
-def build(numbers: Numbers = None, dataset: Dataset = "synthetic") -> None:
+def build(numbers: Numbers = None, dataset: Dataset = None) -> None:
     """Execute sources and write their notebooks; without numbers, the assignments' students' notebooks too."""
     for source in [] if numbers else assignments():
         print(f"assignments/{write_student_version(source).name}")
-    _make_each(numbers, dataset, lambda source, folder: write(source, folder, dataset))
+    _make_each(numbers, dataset, write)
 
 
 @app.command()
 def repeat(
     numbers: Numbers = None,
-    dataset: Dataset = "synthetic",
+    dataset: Dataset = None,
     seed: Annotated[int, typer.Option(help="COURSE_SEED, from which every generator of a page begins.", min=0)] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the executed pages.")] = ROOT / "runs" / "repeated",
 ) -> None:
     """Execute pages from another seed, beside the stored ones: do their assertions hold, and by how much?"""
     out.mkdir(parents=True, exist_ok=True)
 
-    def executed(source: Path, folder: Path) -> Path:
+    def executed(source: Path, folder: Path, dataset: str) -> Path:
         target = out / f"{source.stem}_{dataset}_{seed}.ipynb"
         nbformat.write(execute(source, folder, dataset, seed), target)
         return target
@@ -438,6 +451,22 @@ def check(numbers: Numbers = None) -> None:
     if found:
         print(*found, sep="\n", file=sys.stderr)
         raise CourseError(f"{len(found)} problems in the notebooks; mend the source, then build it again")
+
+
+@app.command()
+def checklist() -> None:
+    """Print a row for each stored page: who is in it, how much of it is asserted, drawn, described, asked."""
+    print(*checklist_rows(), sep="\n")
+
+
+def checklist_rows() -> Iterator[str]:
+    """A Markdown table of what a reader's checklist counts."""
+    columns = ("page", *(column.name for column in fields(Facts)))
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
+    for source in sources():
+        found = facts(nbformat.read(notebook_of(source), as_version=4))
+        yield f"| {' | '.join(map(str, (source.stem[:2], *astuple(found))))} |"
 
 
 Out = Annotated[Path, typer.Option(help="A folder; what the same command has written there before is replaced.")]

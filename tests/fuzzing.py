@@ -241,7 +241,7 @@ def task(folder):
         for n in range(1, 4):
             content = image(dtype=np.uint8).to_bytes()
             (folder / side / f"Blobs_000{n}_0000.nii.gz").write_bytes(gzip.compress(content, mtime=0))
-    (folder / "Blobs_dataset.json").write_text(json.dumps(TASK))
+    (folder / "Blobs_dataset.json").write_text(json.dumps(TASK), encoding="utf-8")
     return folder
 
 
@@ -345,7 +345,7 @@ def fuzz_values(folder, tried, reader, name, document):
     @settings(QUICK, max_examples=EXAMPLES)
     @given(way=st.sampled_from(ways), value=st.sampled_from(VALUES))
     def one(way, value):
-        path.write_text(json.dumps(replaced(document, way, value)))
+        path.write_text(json.dumps(replaced(document, way, value)), encoding="utf-8")
         tried.read(reader, path)
 
     one()

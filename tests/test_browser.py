@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from notebooks.build import ROOT
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 FIGURE = ".jp-Notebook .jp-OutputArea-output img[src^='data:image/png']"
 OUTPUTS = ".jp-Notebook .jp-OutputArea-output"
+SLIDING = ".jp-Notebook .jp-OutputArea-output [id^='slider-'] img"
 PROMPTS = ".jp-Notebook .jp-CodeCell .jp-InputPrompt"
 
 
@@ -44,7 +46,7 @@ def lab(tmp_path):
     for name, values in settings.items():
         file = tmp_path / "config" / "lab" / "user-settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(values))
+        file.write_text(json.dumps(values), encoding="utf-8")
 
     own = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
     options = [f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--no-browser"]
@@ -105,7 +107,12 @@ def test_run_all_cells_shows_the_figures(lab, browser):
     assert not shown(FIGURE), "the copy must be without outputs, or the test proves nothing"
     # The notebook's own sign, not the status bar's: that is empty until the notebook has the focus.
     wait(120, lambda: shown(".jp-Notebook-ExecutionIndicator[data-status='idle']"), "no kernel became ready")
-    shown(".jp-Notebook .jp-MarkdownCell")[0].click()
+
+    def chosen():
+        first = next(iter(shown(".jp-Notebook .jp-MarkdownCell")), None)  # none while the page is drawn anew
+        return first is not None and (first.click() or True)
+
+    wait(60, chosen, "no cell could be chosen")
 
     menu = "//div[contains(@class, 'lm-MenuBar-itemLabel') and text()='Run']"
     browser.find_element(By.XPATH, menu).click()
@@ -119,4 +126,8 @@ def test_run_all_cells_shows_the_figures(lab, browser):
     wait(600, lambda: executed() or tracebacks(), "not every cell was executed")
     assert tracebacks() == []
     assert shown(FIGURE)
+    knobs = shown(f"{OUTPUTS} input[type='range']")
+    before = shown(SLIDING)[0].get_attribute("src")
+    knobs[0].send_keys(Keys.HOME)
+    assert shown(SLIDING)[0].get_attribute("src") != before  # its script runs here
     assert "synthetic" in texts(OUTPUTS)[0]

@@ -56,7 +56,9 @@ def cannot_install(done):
 def pins(folder, without=()):
     """A file of constraints: Colab's versions."""
     path = folder / "colab.txt"
-    path.write_text("".join(f"{name}=={version}\n" for name, version in COLAB.items() if name not in without))
+    path.write_text(
+        "".join(f"{name}=={version}\n" for name, version in COLAB.items() if name not in without), encoding="utf-8"
+    )
     return path
 
 

@@ -61,7 +61,9 @@ def test_every_relative_link_and_anchor_leads_somewhere(path):
 
 
 def test_a_broken_link_is_found(tmp_path):
-    (tmp_path / "a.md").write_text("# One, two\n\n## `x` of *y*\n\n[a](#one-two) [b](#x-of-y) [c](b.md) [d](#three)\n")
+    (tmp_path / "a.md").write_text(
+        "# One, two\n\n## `x` of *y*\n\n[a](#one-two) [b](#x-of-y) [c](b.md) [d](#three)\n", encoding="utf-8"
+    )
     assert list(broken_links(tmp_path / "a.md")) == ["b.md", "#three"]
 
 
@@ -210,7 +212,7 @@ def test_minutes_count_words_figures_cells_predictions_and_exercises(script, tmp
         {"cell_type": "code", "source": "x\n" * 11, "outputs": [{"data": {"image/png": ""}}]},
     ]
     path = tmp_path / "00_x.ipynb"
-    path.write_text(json.dumps({"cells": cells}))
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
     assert script.exercise_levels(text) == [None, "hard"]
     assert script.study_minutes(path) == (20, 60)  # 10 + 1 of reading, 2 + 4 of running, 2 of predicting
 

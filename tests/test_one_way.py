@@ -73,7 +73,7 @@ def folder(tmp_path):
         "training": [{"image": image, "label": image.replace("images", "labels")} for image in images],
         "registration_val": [{"fixed": images[6], "moving": images[7]}],
     }
-    (tmp_path / "Head" / "Head_dataset.json").write_text(json.dumps(content))
+    (tmp_path / "Head" / "Head_dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return tmp_path / "Head"
 
 

@@ -32,7 +32,7 @@ def test_another_project_is_not_the_course(monkeypatch, tmp_path, text):
 
 
 def test_a_student_s_bundle_is_a_checkout_too(monkeypatch, tmp_path):
-    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "notebooks" / "assignments").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "notebooks" / "assignments")
     assert home().resolve() == tmp_path
@@ -51,7 +51,7 @@ def test_a_notebook_looks_where_the_commands_have_written(monkeypatch, tmp_path)
     for variable in ("MONAI_DATA_DIRECTORY", "COURSE_RUNS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "notebooks").mkdir()
     command = [sys.executable, "-m", "course_utils", "make-synthetic", "--dimensions", "2", "--subjects", "3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -54,6 +54,17 @@ def locked(name, python="3.11", machine="x86_64"):
     return versions
 
 
+def test_texts_are_written_and_read_in_an_encoding_that_is_named():
+    """A locale, and Windows, would choose another than UTF-8, and a student's name is not written, or another one."""
+    for name, text in tracked_texts():
+        if name.endswith(".py") and not name.startswith("notebooks/"):
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    first = {"read_text": 0, "write_text": 1}.get(node.func.attr, len(node.args))
+                    given = len(node.args) > first or any(one.arg == "encoding" for one in node.keywords)
+                    assert given or node.func.attr not in {"read_text", "write_text"}, f"{name}:{node.lineno}"
+
+
 @pytest.fixture(scope="module")
 def lock():
     return locked(RUNNING) | locked(TOOLS)
@@ -114,7 +125,7 @@ def test_the_lowest_versions_are_those_declared(tmp_path):
     text = (
         "[project]\ndependencies = ['a>=1.2', 'b<4,>=3', 'c']\n[project.optional-dependencies]\nx = ['d[e]>=0.5.1']\n"
     )
-    (tmp_path / "pyproject.toml").write_text(text)
+    (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
     assert list(lowest(tmp_path / "pyproject.toml")) == ["a==1.2", "b==3", "d==0.5.1"]
     names = {line.partition("==")[0] for line in lowest()}
     assert names == {Requirement(text).name for text in (*PROJECT["dependencies"], *chain(*EXTRAS.values()))}
@@ -194,7 +205,8 @@ def test_an_old_python_is_refused_with_a_clear_line(tmp_path):
     (tmp_path / "pyproject.toml").touch()
     old = tmp_path / "python3.10"
     old.write_text(
-        f'#!/bin/sh\nshift\nexec "{sys.executable}" -c "import sys; sys.version_info = (3, 10, 1, None, 0); $1"\n'
+        f'#!/bin/sh\nshift\nexec "{sys.executable}" -c "import sys; sys.version_info = (3, 10, 1, None, 0); $1"\n',
+        encoding="utf-8",
     )
     old.chmod(0o755)
     done = subprocess.run(["make", "setup", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)

@@ -1,12 +1,15 @@
+import io
 import random
 import shutil
 import socket
+import tarfile
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from course_utils.data import cohorts
 from course_utils.data.cohorts import load_cohort
 from course_utils.data.registry import DATASETS
 from course_utils.errors import CourseError
@@ -30,14 +33,43 @@ def test_without_a_choice_it_is_the_builtin_cohort(monkeypatch):
 
 def test_a_page_that_prefers_real_people_gets_them_where_they_are_and_the_user_overrides_it(monkeypatch, tmp_path):
     monkeypatch.setenv("MONAI_DATA_DIRECTORY", str(tmp_path))
-    assert start(real="oasis2d").dataset == "synthetic"
-    (tmp_path / "oasis2d").mkdir()
-    assert start(real="oasis2d").dataset == "synthetic"  # as a download that was stopped leaves it
-    (tmp_path / "oasis2d" / "OASIS_OAS1_0001_MR1").mkdir()
-    assert start(real="oasis2d").dataset == "oasis2d"
-    assert start().dataset == start(real="hippocampus").dataset == "synthetic"
+    monkeypatch.setattr(cohorts, "download_file", unreachable)
+    (tmp_path / "oasis2d" / "OASIS_OAS1_0001_MR1").mkdir(parents=True)
+    session = start(real="oasis2d")
+    assert session.dataset == "oasis2d" and not session.note
+    assert start().dataset == "synthetic" and not start().note
     monkeypatch.setenv("COURSE_DATASET", "synthetic")
-    assert start(real="oasis2d").dataset == "synthetic"
+    session = start(real="oasis2d")
+    assert session.dataset == "synthetic" and not session.note  # chosen, so nothing is to be explained
+
+
+def unreachable(url, *_, **settings):
+    assert settings["timeout"] == 10  # a lecture does not wait for half a minute
+    raise CourseError("no connection to example.org (Failed to resolve (it all))): look whether it is up")
+
+
+def test_people_are_fetched_for_the_page_that_shows_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("MONAI_DATA_DIRECTORY", str(tmp_path))
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name in ("OASIS_OAS1_0001_MR1", "OASIS_OAS1_0002_MR1"):
+            archive.addfile(tarfile.TarInfo(f"{name}/slice_norm.nii.gz"))
+    monkeypatch.setattr(cohorts, "download_file", lambda url, file, *_, **__: file.write_bytes(content.getvalue()))
+    (tmp_path / "oasis2d").mkdir()  # as a download that was stopped leaves it
+    session = start(real="oasis2d")
+    assert session.dataset == "oasis2d" and not session.note
+    assert (tmp_path / "oasis2d" / "OASIS_OAS1_0001_MR1" / "slice_norm.nii.gz").is_file()
+
+
+def test_without_a_network_a_page_says_what_it_shows_instead_and_how_that_is_mended(monkeypatch, tmp_path):
+    monkeypatch.setenv("MONAI_DATA_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(cohorts, "download_file", unreachable)
+    session = start(real="oasis2d")
+    assert session.dataset == "synthetic"
+    assert str(session).splitlines()[-1] == (
+        "note      made subjects, for want of oasis2d: no connection to example.org; "
+        "later: python -m course_utils download oasis2d"
+    )
 
 
 def test_a_gpu_selects_the_full_profile_and_the_user_overrides_it(monkeypatch):
@@ -128,7 +160,7 @@ def knees(monkeypatch, tmp_path):
         for kind, array in (("images", rng.random(label.shape, np.float32)), ("labels", label)):
             image = nib.Nifti1Image(array, np.diag([1.5, 1.5, 2.0, 1.0]))
             nib.save(image, tmp_path / "data" / "knees" / kind / f"knee_{number}.nii.gz")
-    (tmp_path / "mine.toml").write_text(OWN)
+    (tmp_path / "mine.toml").write_text(OWN, encoding="utf-8")
     monkeypatch.setenv("COURSE_REGISTRY", str(tmp_path / "mine.toml"))
     monkeypatch.setenv("COURSE_DATASET", "knees")
     monkeypatch.setenv("MONAI_DATA_DIRECTORY", str(tmp_path / "data"))

@@ -292,7 +292,7 @@ def subjects(tmp_path):
 
 
 def test_attributes_are_found_by_the_name_of_the_subject_or_of_its_file(tmp_path):
-    (tmp_path / "ages.csv").write_text("who,age,sex\nbob.nii.gz,70.5,1\nann, 20 ,0\neve,x,\n")
+    (tmp_path / "ages.csv").write_text("who,age,sex\nbob.nii.gz,70.5,1\nann, 20 ,0\neve,x,\n", encoding="utf-8")
     found = read_attributes(tmp_path / "ages.csv", subjects(tmp_path))
     assert found.names == ("age", "sex")
     assert found.of(subjects(tmp_path)).tolist() == [[20.0, 0.0], [70.5, 1.0]]
@@ -314,7 +314,7 @@ def test_attributes_are_found_by_the_name_of_the_subject_or_of_its_file(tmp_path
     ],
 )
 def test_a_table_that_lacks_something_is_one_line(tmp_path, text, message):
-    (tmp_path / "ages.csv").write_text(text)
+    (tmp_path / "ages.csv").write_text(text, encoding="utf-8")
     with pytest.raises(CourseError, match=message):
         read_attributes(tmp_path / "ages.csv", subjects(tmp_path))
     with pytest.raises(CourseError, match=r"none\.csv cannot be read"):

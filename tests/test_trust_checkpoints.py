@@ -63,7 +63,7 @@ def test_a_file_of_weights_without_a_sum_needs_the_card_that_tells_it(tmp_path):
     state = {name: value for name, value in made.to_dict().items() if name != "weights"}
     path.write_bytes(safetensors_bytes(dict(made.weights), {"course_utils": json.dumps(state)}))
     assert "has no SHA-256, neither in itself nor in a card" in refused(path)
-    path.with_suffix(".json").write_text('{"sha256": "' + 64 * "a" + '"}')
+    path.with_suffix(".json").write_text('{"sha256": "' + 64 * "a" + '"}', encoding="utf-8")
     assert "is damaged: its bytes are not those" in refused(path)
 
 
@@ -189,7 +189,9 @@ def test_the_same_values_are_refused_in_a_safetensors_file(tmp_path):
     for header in ('{"format": "course_utils 3"}', "[1]", "[" * 10_000, '"text"', "5", ""):
         content = safetensors_bytes({"weight": torch.zeros(1)}, {"course_utils": header})
         path.write_bytes(content)
-        path.with_suffix(".json").write_text(json.dumps({"sha256": __import__("hashlib").sha256(content).hexdigest()}))
+        path.with_suffix(".json").write_text(
+            json.dumps({"sha256": __import__("hashlib").sha256(content).hexdigest()}), encoding="utf-8"
+        )
         refused(path)
     path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
     assert "damaged" in refused(path)

@@ -219,7 +219,7 @@ OUTSIDE = ("../up", "/absolute", "C:\\drive", "a/../../b", "a\\..\\..\\b")
 @pytest.mark.parametrize("field", ["folder", "image", "label", "velocity"])
 def test_a_registry_leads_nowhere_else(tmp_path, field, path):
     table = {"shape": [4, 4, 4], "spacing": [1, 1, 1], "image": "{name}.nii", field: f"{path}{{name}}"}
-    (tmp_path / "r.json").write_text(json.dumps({"mine": table}))
+    (tmp_path / "r.json").write_text(json.dumps({"mine": table}), encoding="utf-8")
     with pytest.raises(CourseError, match="a path out of it"):
         read_registry(tmp_path / "r.json")
 

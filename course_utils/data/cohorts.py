@@ -112,11 +112,11 @@ def is_there(info: DatasetInfo, root: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def fetch(info: DatasetInfo, root: str | Path | None = None) -> Path:
+def fetch(info: DatasetInfo, root: str | Path | None = None, *, timeout: float = 30.0) -> Path:
     """Download and unpack a data set, or make the built-in one, below `root`; returns its folder.
 
-    A folder that exists is left alone; while another process fills it, this one waits. Raises `CourseError`, see
-    `course_utils.data.download` and `unpacking`.
+    A folder that exists is left alone; while another process fills it, this one waits. `timeout` is how many seconds
+    the server may keep silent. Raises `CourseError`, see `course_utils.data.download` and `unpacking`.
     """
     root = Path(root) if root is not None else data_root()
     folder = root / info.folder
@@ -131,7 +131,7 @@ def fetch(info: DatasetInfo, root: str | Path | None = None) -> Path:
             make_cohort(folder)
             return folder
         archive = root / (Path(urlsplit(info.url).path).name or f"{info.folder}.tar")
-        download_file(info.url, archive, info.checksum or None, size=info.bytes)
+        download_file(info.url, archive, info.checksum or None, size=info.bytes, timeout=timeout)
         extract(archive, folder, partial(_is_needed, info.members))
         archive.unlink()
     return folder
@@ -219,7 +219,9 @@ def _label_names(info: DatasetInfo, folder: Path, subjects: Sequence[Subject]) -
         table = folder / f"seg{segmentation[1]}_labels.txt"
         if table.is_file():  # lines of value, name and perhaps a colour, as in FreeSurfer's tables
             rows = re.findall(
-                r"^[ \t]*(\d+)[ \t,:]+([^\s,]+(?: [^\s\d,]+)*)", table.read_text(errors="replace"), re.MULTILINE
+                r"^[ \t]*(\d+)[ \t,:]+([^\s,]+(?: [^\s\d,]+)*)",
+                table.read_text(errors="replace", encoding="utf-8"),
+                re.MULTILINE,
             )
             names = {int(value): name for value, name in rows if int(value) > 0}
             if names:

@@ -9,7 +9,8 @@ carry nbgrader's metadata, schema 3, in their headers; every other cell is locke
   `## Exercise 3: Title (2 points)`.
 - its *check* cell, later on the page: first line `# check: ID-check`, metadata
   `{"schema_version": 3, "grade_id": ID-check, "grade": true, "solution": false, "locked": true, "points": 2}`;
-  visible checks, then hidden ones between `### BEGIN HIDDEN TESTS` and `### END HIDDEN TESTS`.
+  visible checks, then hidden ones between `### BEGIN HIDDEN TESTS` and `### END HIDDEN TESTS`. Both are short, and
+  show what is asked; what the answer has to be is in `course_utils.grading.judges`.
 
 Nothing here runs a cell or gives a point; `course_utils.grading.engine` does.
 """

@@ -52,6 +52,8 @@ class Limits:
 
 
 LIMITS = Limits()
+JUDGES = str(PACKAGE / "grading" / "judges")
+"""What knows the right answers; a student's process does not see it."""
 """Those of a submission for which nobody says others."""
 
 ENDED = (PASSED, FAILED)
@@ -119,10 +121,11 @@ class Run:
             MEMORY_LIMIT: f"stopped: it took more than {self.limits.memory / 1e9:g} GB of memory",
         }.get(reason, "it ended the kernel")
 
-    def _sandbox(self, scratch: Path, *, writable: bool) -> Sandbox:
+    def _sandbox(self, scratch: Path, *, writable: bool, hidden: tuple[str, ...] = ()) -> Sandbox:
         return Sandbox(
             scratch=str(scratch),
             writable=writable,
+            hidden=hidden,
             shown=(*python_folders(), *self.shown),
             environment=_environment() | self.environment,
             memory=self.limits.memory,
@@ -139,13 +142,13 @@ class Run:
         with scratch_folder() as outer, scratch_folder() as own, scratch_folder() as scratch:
             path = outer / "notebook.ipynb"
             nbformat.write(pages.judged, path)
-            (own / "cells.json").write_text(json.dumps(pages.answering))
+            (own / "cells.json").write_text(json.dumps(pages.answering), encoding="utf-8")
             connection = scratch / "kernel.json"
             student = [sys.executable, "-m", "course_utils.grading.answering", str(own / "cells.json")]
             judge = [sys.executable, "-m", "course_utils.grading.judge"]
             read, write = os.pipe()
             environment = own_environment() | {
-                "GRADING_STUDENT": json.dumps(self._sandbox(own, writable=False).command(student)),
+                "GRADING_STUDENT": json.dumps(self._sandbox(own, writable=False, hidden=(JUDGES,)).command(student)),
                 "GRADING_JUDGE": json.dumps(self._sandbox(scratch, writable=True).command(judge)),
                 "GRADING_CONNECTION": str(connection),
                 "GRADING_PIPE": str(write),
@@ -154,7 +157,7 @@ class Run:
                 "JUPYTER_RUNTIME_DIR": str(outer),
                 "IPYTHONDIR": str(outer),
             }
-            (outer / "pytest.ini").write_text("[pytest]\n")
+            (outer / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
             command = [sys.executable, "-m", "pytest", "-q"]
             command += ["-p", "course_utils.grading.pytest_plugin", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
             command += ["--noconftest", "-c", str(outer / "pytest.ini"), "--nbval-lax", str(path)]
@@ -175,7 +178,7 @@ class Run:
                 finally:
                     _end(process)
             if not records:
-                told = (outer / "log").read_text(errors="replace").strip().splitlines()
+                told = (outer / "log").read_text(errors="replace", encoding="utf-8").strip().splitlines()
                 raise NotGraded(f"pytest did not run ({told[-1] if told else 'it told nothing'})")
             if len(records) < len(pages.roles) and records[-1]["state"] not in ("ended", "not started"):
                 # pytest itself is gone, or was ended: by what it was running then

@@ -67,6 +67,7 @@ class Sandbox:
         scratch: the one folder that it shares with the outside; the same path inside.
         writable: it may write there, as much as there is room on that disk; else it writes in memory only.
         shown: files and folders that it may read, at the same paths.
+        hidden: folders in those shown that it sees empty.
         environment: its whole environment, but for what names its home.
         memory: bytes of all its processes together.
         processes: how many processes and threads it may have at a time.
@@ -86,6 +87,7 @@ class Sandbox:
     cpu: int | None = None
     isolated: bool = True
     writable: bool = True
+    hidden: tuple[str, ...] = ()
 
     def command(self, command: Sequence[str]) -> list[str]:
         """`command`, to be started in this sandbox."""
@@ -142,7 +144,8 @@ def _first_process(sandbox: Sandbox, command: Sequence[str], user: int, group: i
     try:
         end_with_parent()
         if sys.platform == "linux":
-            Path("/proc/self/oom_score_adj").write_text("1000")  # the first to go when the machine is out of memory
+            # The first to go when the machine is out of memory.
+            Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
         home = _enter(sandbox) if sandbox.isolated else _plain_home(sandbox)
         if os.getuid() != user:
             os.chown(home, user, group)
@@ -211,6 +214,8 @@ def _enter(sandbox: Sandbox) -> str:
     # An outer folder before those in it: the inner would vanish beneath the outer.
     for path in sorted(sandbox.shown, key=len):
         _show(path, root)
+    for path in filter(os.path.isdir, sandbox.hidden):
+        _mount("tmpfs", root + path, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=555")
     for name in DEVICES:
         _show(f"/dev/{name}", root, read_only=False)
     os.symlink("/proc/self/fd", f"{root}/dev/fd")
@@ -252,9 +257,9 @@ def _unshare(namespaces: int) -> None:
     user, group = os.getuid(), os.getgid()
     if user != 0 and namespaces & _CLONE_NEWPID:
         _call("unshare", _CLONE_NEWUSER)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        Path("/proc/self/setgroups").write_text("deny", "ascii")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1", "ascii")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1", "ascii")
     _call("unshare", namespaces)
 
 

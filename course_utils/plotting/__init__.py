@@ -22,10 +22,12 @@ from course_utils.plotting.curves import histograms, history
 from course_utils.plotting.deformations import arrows, deformed_grid, folds, jacobian, registration
 from course_utils.plotting.figure import Figure
 from course_utils.plotting.images import checkerboard, difference, panel, slices
+from course_utils.plotting.slider import Slider
 from course_utils.plotting.tables import boxes, grades
 
 __all__ = [
     "Figure",
+    "Slider",
     "arrows",
     "boxes",
     "checkerboard",

@@ -56,7 +56,7 @@ def registration(
     before, after = (images[key].astype(float) - images["fixed"] for key in ("moving", "moved"))
     limit = max(float(np.nanmax(np.abs(view.cut(array)))) for array in (before, after)) or 1.0
     titles = ("moving", "fixed", "moved", "moving − fixed", "moved − fixed", "moved, and the grid")
-    figure, axes = figure_of_panels(titles, view, 3, title)
+    figure, axes = figure_of_panels(titles, view, 3, title, light=titles[3:5])
     grey = intensity_range(images.values())
     for ax, image in zip((*axes[:3], axes[5]), (*images.values(), images["moved"]), strict=True):
         view.show(ax, image, cmap="gray", limits=grey)
@@ -101,7 +101,7 @@ def deformed_grid(
         ValueError: shapes differ or are no displacement's; `step` is below 1.
     """
     fields, image, view = _fields(displacement, image, step, axis, at, spacing, orientation)
-    figure, axes = figure_of_panels(fields, view, columns, title, light=image is None)
+    figure, axes = figure_of_panels(fields, view, columns, title, light=fields if image is None else ())
     rows, columns_ = np.mgrid[: view.shape[0], : view.shape[1]].astype(float)
     vertices = [  # of each field (rows, columns, 2): x and y on the page
         np.stack([columns_ + view.cut(field[view.horizontal]), rows + view.cut(field[view.vertical])], axis=-1)
@@ -140,7 +140,7 @@ def arrows(
         ValueError: shapes differ or are no displacement's; `step` is below 1.
     """
     fields, image, view = _fields(displacement, image, step, axis, at, spacing, orientation)
-    figure, axes = figure_of_panels(fields, view, columns, title, light=image is None)
+    figure, axes = figure_of_panels(fields, view, columns, title, light=fields if image is None else ())
     rows, columns_ = np.mgrid[step // 2 : view.shape[0] : step, step // 2 : view.shape[1] : step]
     for ax, field in zip(axes, fields.values(), strict=True):
         if image is not None:
@@ -196,7 +196,7 @@ def jacobian(
     arrays = {key: checked[name] for key, name in zip(maps, named, strict=True)}
     outlined = checked.get("image")
     view = common_view(arrays, axis, at, spacing, orientation)
-    figure, axes = figure_of_panels(arrays, view, columns, title, light=True)
+    figure, axes = figure_of_panels(arrays, view, columns, title, light=arrays)
     cuts = [view.cut(array).astype(float) for array in arrays.values()]
     positive = np.concatenate([cut[cut > 0] for cut in cuts] + [[0.99]])
     limit = limit or min(4.0, max(positive.max(), 1 / positive.min()))

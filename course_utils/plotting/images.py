@@ -82,6 +82,7 @@ def panel(
     colourbar: str | None = None,
     columns: int | None = None,
     title: str | None = None,
+    fill: bool = False,
 ) -> Figure:
     """The same slice of several images side by side.
 
@@ -95,6 +96,7 @@ def panel(
             together where there is a colour bar.
         colourbar: its title; None draws no bar.
         columns: images in a row.
+        fill: colours the inside of the `labels`' structures, through which the image is still seen.
 
     Raises:
         ValueError: shapes differ or are neither 2-D nor 3-D; a label belongs to no image; `at` or `spacing` does
@@ -120,7 +122,7 @@ def panel(
     for ax, (key, image) in zip(axes, arrays.items(), strict=True):
         picture = view.show(ax, image, cmap=cmap, limits=limits or intensity_range([image]))
         if key in solid:
-            contours.draw(ax, view, solid[key])
+            contours.draw(ax, view, solid[key], fill=fill)
         if key in dashed:
             contours.draw(ax, view, dashed[key], dashed=True)
     contours.legend(figure)
@@ -190,7 +192,7 @@ def difference(
     """
     arrays = {key: second.astype(float) - first for key, (first, second) in _pairs(pairs).items()}
     view = common_view(arrays, axis, at, spacing, orientation)
-    figure, axes = figure_of_panels(arrays, view, columns, title, light=True)
+    figure, axes = figure_of_panels(arrays, view, columns, title, light=arrays)
     limit = limit or max(float(np.nanmax(np.abs(view.cut(array)))) for array in arrays.values()) or 1.0
     for ax, array in zip(axes, arrays.values(), strict=True):
         picture = view.show(ax, array, cmap="RdBu_r", limits=(-limit, limit))
@@ -218,8 +220,8 @@ class _Contours:
         self.drawn: dict[str, list[str]] = {}
         self.references = False
 
-    def draw(self, ax: Axes, view: View, label: np.ndarray, dashed: bool = False) -> None:
-        """Draw the contours of a label's slice; `dashed` those of a reference."""
+    def draw(self, ax: Axes, view: View, label: np.ndarray, *, dashed: bool = False, fill: bool = False) -> None:
+        """Draw the contours of a label's slice; `dashed` those of a reference, `fill` what is inside of them too."""
         cut = np.pad(view.cut(label), 1)  # a structure that touches the border gets a closed contour too
         rows, columns = (np.arange(n) - 1 for n in cut.shape)
         for value, name in self.names.items():
@@ -228,6 +230,8 @@ class _Contours:
                 continue
             colour, style = self.looks[_without_side(name)]
             style = (0, (2, 1.5)) if dashed else style
+            if fill:
+                ax.contourf(columns, rows, mask.astype(float), levels=[0.5, 1.5], colors=[colour], alpha=0.4)
             contour = ax.contour(
                 columns, rows, mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.3, linestyles=[style]
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -202,11 +202,12 @@ def figure_of_views(views: Sequence[View]) -> tuple[Figure, Sequence[Axes]]:
 
 
 def figure_of_panels(
-    titles: Iterable[str], view: View, columns: int | None, title: str | None, light: bool = False
+    titles: Iterable[str], view: View, columns: int | None, title: str | None, light: Container[str] = ()
 ) -> tuple[Figure, Sequence[Axes]]:
     """A figure with one panel per title, all of the same slice and described at the outer edges, and its axes.
 
-    `light` says that what will be drawn is light.
+    `light` are the titles of those panels in which something light will be drawn. The others are black where a grid
+    reaches beyond the image, as the image is.
     """
     titles = list(titles)
     columns = min(columns or 4, len(titles))
@@ -218,7 +219,8 @@ def figure_of_panels(
     figure = Figure(figsize=size, layout="compressed")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (ax, text) in enumerate(zip(axes, titles, strict=False)):
-        view.describe(ax, title=text, x=number + columns >= len(titles), y=number % columns == 0, light=light)
+        ax.set_facecolor("white" if text in light else "black")
+        view.describe(ax, title=text, x=number + columns >= len(titles), y=number % columns == 0, light=text in light)
         view.frame(ax)
     for ax in axes[len(titles) :]:
         ax.remove()

@@ -128,10 +128,12 @@ def export_bundle(model: str | Path, out: str | Path, smoothness: float | None =
         description |= of_weights
         metadata["course_utils"] |= of_weights
         for name, content in (("metadata", metadata), ("inference", _inference(own))):
-            (partial / "configs" / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+            (partial / "configs" / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         use = BUNDLE_USE if len(checkpoint.card.recipe.shape) == 3 else SLICES_USE
-        (partial / "docs" / "README.md").write_text(card(description, use))
-        (partial / "docs" / "data_license.txt").write_text(f"{description['data_set']}: {description['licence']}\n")
+        (partial / "docs" / "README.md").write_text(card(description, use), encoding="utf-8")
+        (partial / "docs" / "data_license.txt").write_text(
+            f"{description['data_set']}: {description['licence']}\n", encoding="utf-8"
+        )
 
 
 _USE = """In the bundle's folder, with MONAI, fire and `course_utils` installed:

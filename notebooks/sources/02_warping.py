@@ -4,8 +4,11 @@
 # Every registration ends in the same small piece of arithmetic: *read the moving image somewhere else*. It is ten
 # lines long, and it holds a sign, an axis order, a unit and a border, each of which can be wrong without an error
 # message. Here you write it by hand, prove it equal to SciPy's and MONAI's, and measure what each mistake costs in
-# Dice and in millimetres. By the end you have a warp you trust, know what a Jacobian determinant says, and have made
-# a map fold on purpose.
+# Dice and in millimetres.
+#
+# **Afterwards you can** write a warp and prove it right, find a wrong sign, order or unit, compose two maps, and say what
+# a Jacobian determinant tells. **You need** notebooks 00 and 01, NumPy's indexing, and the gradient of a function of
+# several variables.
 #
 # | | CPU, quick | GPU, full |
 # |---|---|---|
@@ -30,14 +33,16 @@ if importlib.util.find_spec("course_utils") is None:
 
 from course_utils.session import start
 
-session = start()
+session = start(real="oasis2d")
 print(session)
 
 # %% [markdown]
 # ## A picture to move
 #
-# Everything on this page works in 2-D and 3-D alike; we draw one slice. Component 0 of a displacement belongs to
-# array axis 0, which the figures draw from left to right; component 1 to axis 1, from bottom to top.
+# We take one slice of a test subject, a person's from the OASIS study unless you chose another data set (`synthetic` has made
+# subjects: one template, deformed at random). Everything on this page works in 2-D and in 3-D alike.
+# Page 01 told why a file's axes may run either way; here axis 0 is turned to the right of the person and axis 1 to the top. So
+# the figures draw component 0 of a displacement from left to right and component 1 from bottom to top.
 
 # %%
 import torch
@@ -47,15 +52,35 @@ from course_utils.data.loading import load_subject
 
 cohort = load_cohort(session.dataset)
 subject = load_subject(cohort.splits["test"][0], cohort.info.recipe)
-image, label = subject["image"][None], subject["label"][None]  # (1, 1, *spatial) float32 and uint8
-spacing = cohort.info.spacing  # mm
-if image.ndim == 5:  # of a volume, the coronal slice with most of the labels from 2 on
+image, label = subject["image"][None], subject["label"][None]  # (1, 1, *spatial) float32 and int16
+axes = cohort.info.orientation or "RAS"  # where each array axis leads
+turned = [axis for axis, letter in enumerate(axes, start=2) if letter in "LPI"]
+image, label = image.flip(turned), label.flip(turned)
+kept = [0, 1]
+if image.ndim == 5:  # of a volume, the slice with most of the labels from 2 on
     k = int((label > 1).sum(dim=(0, 1, 2, 4)).argmax())
-    image, label, spacing = image[:, :, :, k], label[:, :, :, k], (spacing[0], spacing[2])
+    image, label, kept = image[:, :, :, k], label[:, :, :, k], [0, 2]
+letters = "".join({"L": "R", "P": "A", "I": "S"}.get(axes[n], axes[n]) for n in kept)
+view = {"spacing": [cohort.info.spacing[n] for n in kept], "orientation": letters}
 shape = tuple(image.shape[2:])
 centre = (torch.tensor(shape) - 1) / 2
-print(f"image {tuple(image.shape)}, label {tuple(label.shape)}, spacing {spacing} mm")
+print(f"image {tuple(image.shape)}, label {tuple(label.shape)}, spacing {view['spacing']} mm")
 
+# %%
+import re
+
+from course_utils.plotting import panel
+
+KINDS = "thal|deep|anterior", "lateral.ventr|posterior", "white", "cort", "putamen", "caudate"
+names = cohort.info.labels
+drawn = {v: n for kind in KINDS for v, n in names.items() if re.search(kind, n, re.I)} or names
+panel(
+    {"image": image, "its structures": image},
+    labels={"its structures": label},
+    names=drawn,
+    fill=True,
+    **view,
+)
 
 # %% [markdown]
 # ## Which way does it go?
@@ -64,30 +89,41 @@ print(f"image {tuple(image.shape)}, label {tuple(label.shape)}, spacing {spacing
 #
 # $$\text{moved}(x) = \text{moving}\bigl(x + u(x)\bigr)$$
 #
-# **Predict before you run:** $u = (+6, 0)$ everywhere. Does the picture go right or left?
+# **Predict before you run:** $u = (+20, 0)$ everywhere. Does the picture go right or left?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.fields import warp
-from course_utils.plotting import panel
 
 shift = torch.zeros(1, 2, *shape)
-shift[:, 0] = 6
+shift[:, 0] = 20
 moved = warp(image, shift)
 
-assert torch.allclose(
-    moved[:, :, :-6], image[:, :, 6:], atol=1e-5
-)  # what stood at 6 now stands at 0
-panel({"moving": image, "moved, u = (+6, 0)": moved}, spacing=spacing)
+# What stood at 20 now stands at 0.
+assert torch.allclose(moved[:, :, :-20], image[:, :, 20:], atol=1e-5)
+panel({"moving": image, "moved, u = (+20, 0)": moved}, limits=(0, 1), **view)
 
 # %% [markdown]
-# Left. A displacement does not push the picture; it says *where each voxel of the result looks for its value*. Each
-# looks 6 voxels to the right, so the content comes 6 to the left. Arrows drawn from a displacement run from the fixed
-# image into the moving one, against the visible motion. That is the sign surprise, and it is deliberate.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Left. A displacement does not push the picture. It says *where each voxel of the result looks for its value*. Each
+# looks 20 voxels to the right, so the content comes 20 voxels to the left.
+#
+# </details>
+#
+# Arrows drawn from a displacement run from the fixed image into the moving one, against the visible motion. This sign
+# surprises everybody once, and it is deliberate.
 #
 # ### Why not push?
 #
 # Pushing each moving voxel to its new place looks more natural. Let us push while magnifying 1.4 times, and count the
 # voxels of the result on which nothing landed.
+#
+# **Predict:** every voxel is pushed to its new place. What share of the voxels of the result stays empty?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.fields import affine_to_field, identity_grid
@@ -106,16 +142,24 @@ pull = (x - centre.view(1, 2, 1, 1)) * (
 pulled = warp(image, pull)
 
 holes = float((hit == 0).float().mean())
-assert holes > 0.3
+assert abs(holes - (1 - 1 / zoom**2)) < 0.06
 print(
     f"pushed: nothing landed on {holes:.0%} of the voxels; pulled: each voxel has exactly one value"
 )
-panel({"moving": image, "pushed": pushed, "pulled": pulled}, spacing=spacing)
+panel({"moving": image, "pushed": pushed, "pulled": pulled}, **view)
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# About half: the same number of voxels is spread over an area that is 1.4² = 1.96 times as large, so only one place in
+# 1.96 gets one.
+#
+# </details>
+#
 # Pushing leaves holes where the map spreads and collisions where it shrinks. Pulling asks one question per voxel and
-# always gets one answer; and the answer is differentiable in $u$, so a network can learn from it. The price: pulling
-# with $u$ shows the picture under the *inverse* of $x \mapsto x + u(x)$. The same magnification needs the factor
+# always gets one answer. This answer is differentiable in $u$, so a network can learn from it. The price: pulling
+# with $u$ shows the picture under the *inverse* of $x \mapsto x + u(x)$. So the same magnification needs the factor
 # $1/1.4$ here.
 
 # %% [markdown]
@@ -145,6 +189,8 @@ print(f"at {tuple(round(float(c), 2) for c in p)}: {by_hand:.4f} by hand, {by_sc
 # point is read: the value at $(i, j)$ is $10 i + j$.
 #
 # **Predict:** the sampling point is `(-1, 1)`. Which of the four corners comes back: 0, 4, 20 or 24?
+#
+# > *My prediction:*
 
 # %%
 from torch.nn import functional as F
@@ -157,6 +203,16 @@ read = F.grid_sample(tell, torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2), align_cor
 assert read == 20  # row 2, column 0: the first number walks along the LAST array axis
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# 20, which is row 2, column 0. The first number, −1, walks along the *last* array axis to its beginning, and the
+# second, 1, along the first axis to its end.
+#
+# </details>
+#
+# Two things follow for every call:
+#
 # 1. **Order.** `grid_sample` wants $(x, y, z)$, the *last* array axis first. Our fields are `ij`: component 0 along
 #    axis 0. So the components are reversed just before the call, and nowhere else.
 # 2. **Unit.** It wants $[-1, 1]$ across the image, not voxels. Along an axis of $n$ voxels: $g = 2p/(n-1) - 1$, if
@@ -186,18 +242,19 @@ assert 0.45 < error[False].abs().max() < 0.5
 theory = position / (n - 1) - 0.5
 assert torch.allclose(error[False][1:-1], theory[1:-1], atol=1e-4)
 
+# %%
 figure = Figure(figsize=(6, 2.8), layout="constrained")
 axes = figure.subplots()
 axes.plot(position, error[True], color="black", label="formula and call agree")
-axes.plot(position, error[False], ".", color="tab:orange", label="call with align_corners=False")
-axes.plot(position, theory, color="tab:orange", linewidth=0.8, label="i / (n − 1) − ½")
+axes.plot(position, error[False], ".", color="#D55E00", label="call with align_corners=False")
+axes.plot(position, theory, color="#D55E00", linewidth=0.8, label="i / (n − 1) − ½")
 axes.set(xlabel="voxel i", ylabel="read at − meant (voxel)", title="An identity warp that is none")
 axes.legend(fontsize=8)
 figure
 
 # %% [markdown]
-# A zoom about the centre, half a voxel at either end (the outermost point is saved by the border). Too little to see,
-# enough to cap a benchmark; a network even learns to undo it, until its fields meet another tool.
+# It is a zoom about the centre, by half a voxel at either end (only the outermost points are saved by the border). That is
+# too little to see, and enough to cost a benchmark. A network even learns to undo it, until its fields meet another tool.
 #
 # ## The warp, by hand
 
@@ -218,8 +275,8 @@ def warp_by_hand(image, displacement, mode="bilinear", padding="border"):
 
 
 # %% [markdown]
-# Is it right? Three strangers to this code are asked: SciPy, MONAI and the course's own tested `warp`. The field is
-# rough and leaves the image, the volume has three different sizes: a transposed axis cannot hide.
+# Is it right? We ask three who do not know this code: SciPy, MONAI and the course's own tested `warp`. The field is
+# rough and leaves the image, and the volume has three different sizes, so that a transposed axis cannot hide.
 
 # %%
 import warnings
@@ -252,7 +309,7 @@ for size in [(17, 23), (11, 17, 14)]:
 # ## What lies outside?
 #
 # A voxel may ask for a place beyond the image. `"border"` answers with the nearest edge voxel, `"zeros"` with 0. On a
-# brain in a black frame nobody sees a difference; on a crop everybody does.
+# brain in a black frame nobody sees a difference, but on a crop everybody does.
 
 # %%
 inner = [slice(n // 4, n - n // 4) for n in shape]
@@ -266,28 +323,30 @@ assert torch.allclose(
     border[:, :, -lost + 1 :], border[:, :, -1:].expand_as(border[:, :, -lost + 1 :])
 )
 assert (zeros[:, :, -lost + 1 :] == 0).all()
-panel({"a crop": crop, "border": border, "zeros": zeros}, spacing=spacing)
+panel({"a crop": crop, "border": border, "zeros": zeros}, limits=(0, 1), **view)
 
 # %% [markdown]
-# For intensities `"border"` is the milder lie: no false edge for a similarity measure to align. For labels zero, the
-# background, is honest. Notebook 03 shows a case where zeros do real harm: inside the integration of a velocity.
+# For intensities `"border"` is the milder lie, because it makes no false edge that a similarity measure would align. For
+# labels zero, the background, is honest. Notebook 03 shows a case where zeros do real harm: inside the integration of a velocity.
 #
 # ## Labels: the blend of two structures is a third
 #
-# **Predict:** halfway between a voxel of structure 1 and one of structure 5, what does a linear interpolation say?
-#
 # To catch inventions, warp a *membership* image for each structure. Where the rounded label has no share at all in
 # what was interpolated, that label came from nowhere.
+#
+# **Predict:** halfway between a voxel of structure 1 and one of structure 5, what does a linear interpolation say?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.losses import one_hot
 
-names = torch.unique(label).tolist()  # with 0, the background
+values = torch.unique(label).tolist()  # with 0, the background
 half = torch.full((1, 2, *shape), 0.5)
-share = warp(one_hot(label, names), half)  # (1, L, *shape): what is really there
+share = warp(one_hot(label, values), half)  # (1, L, *shape): what is really there
 blended = warp(label.float(), half).round().long()
 nearest = warp(label, half, mode="nearest").long()
-position_of = torch.tensor([names.index(v) if v in names else -1 for v in range(256)])
+position_of = torch.tensor([values.index(v) if v in values else -1 for v in range(256)])
 
 
 def invented(result):
@@ -299,7 +358,7 @@ def invented(result):
 foreground = (blended > 0) | (nearest > 0)
 false = {"linear, rounded": invented(blended), "nearest": invented(nearest)}
 percent = {name: 100 * float(mask[foreground].float().mean()) for name, mask in false.items()}
-assert percent["nearest"] == 0 and (percent["linear, rounded"] > 1 or max(names) < 2)
+assert percent["nearest"] == 0 and (percent["linear, rounded"] > 1 or max(values) < 2)
 print(
     *(
         f"{name}: {value:.1f} % of labelled voxels carry an invented label"
@@ -307,15 +366,27 @@ print(
     ),
     sep="\n",
 )
-shown = {
-    "nearest": nearest,
-    "linear, rounded": blended,
-    "of these, invented": false["linear, rounded"] * max(names),
-}
-panel(shown, cmap="cividis", limits=(0, max(names)), spacing=spacing)
+moved = warp(image, half)
+alone = {"invented labels": false["linear, rounded"].float()}
+panel(
+    {"nearest": moved, "linear, rounded": moved} | alone,
+    labels={"nearest": nearest, "linear, rounded": blended},
+    names=drawn,
+    limits=(0, 1),
+    fill=True,
+    **view,
+)
 
 # %% [markdown]
-# It says three, a structure that may lie at the other end of the brain. So labels are warped with `mode="nearest"`. A
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Three, which is another structure, and it may belong at the other end of the brain. A label is a name, and there is no
+# mean of two names.
+#
+# </details>
+#
+# The white lines in the last picture are such inventions. So labels are warped with `mode="nearest"`. A
 # smooth alternative is the membership image: warp it linearly and take the largest share (or keep the shares: that is
 # how a soft Dice gets a gradient, notebook 05). `warp` refuses the mistake:
 
@@ -330,8 +401,8 @@ else:
 # %% [markdown]
 # ## Turning: an affine map as a field
 #
-# $u(x) = A x + t - x$. To turn about the centre $c$: $A = R$, $t = c - R c$. A rotation is no constant displacement;
-# it grows with the distance from the centre.
+# An affine map sends $x$ to $A x + t$, so its displacement is $u(x) = A x + t - x$. To turn about the centre $c$, take
+# $A = R$ and $t = c - R c$. The displacement of a rotation is not constant: it grows with the distance from the centre.
 
 # %%
 import math
@@ -349,6 +420,7 @@ def rotation(degrees):
     return about_centre(torch.tensor([[c, -s], [s, c]]))
 
 
+# %%
 turn, grow = rotation(20), about_centre(1.25 * torch.eye(2))
 length = turn.norm(dim=1)
 assert torch.allclose(
@@ -360,23 +432,24 @@ panel(
         "moved by 20 degrees": warp(image, turn),
         "moved by A = 1.25 I": warp(image, grow),
     },
-    spacing=spacing,
+    **view,
 )
 
 # %% [markdown]
-# Counter-clockwise in the formula, clockwise on the picture; and $1.25\,I$ makes it *smaller*. Draw where the fixed
-# grid's voxels read, and it is no surprise.
+# The formula turns counter-clockwise, and the picture turns clockwise. In the same way $1.25\,I$ makes the picture *smaller*.
+# Draw where the voxels of the fixed grid read, and neither is a surprise.
 
 # %%
 from course_utils.plotting import deformed_grid
 
-deformed_grid({"x + u(x), 20 degrees": turn, "x + u(x), A = 1.25 I": grow}, image, spacing=spacing)
+grids = {"x + u(x), 20 degrees": turn, "x + u(x), A = 1.25 I": grow}
+deformed_grid(grids, image, step=max(shape) // 16, **view)
 
 # %% [markdown]
 # ## How much room is there? The Jacobian determinant
 #
-# $\det J = \det(I + \nabla u)$ is the area (volume in 3-D) of moving space that one fixed voxel covers. A rotation
-# keeps it at 1. $A = s I$ gives $s^2$ in a plane, $s^3$ in space.
+# $\det J = \det(I + \nabla u)$ is the area (in 3-D, the volume) of moving space that one fixed voxel covers. A rotation
+# keeps it at 1. A scaling $A = s I$ makes it $s^2$ in a plane and $s^3$ in space.
 
 # %%
 assert torch.allclose(jacobian_determinant(turn), torch.ones(1), atol=1e-4)
@@ -401,6 +474,7 @@ def bump(amplitude, width=0.18):
     return -amplitude * offset * torch.exp(-distance2 / 2)
 
 
+# %%
 from course_utils.plotting import jacobian
 
 offset = identity_grid((96, 96)) - 47.5
@@ -432,7 +506,9 @@ jacobian(determinants)
 #
 # $$\text{moving}\bigl(y + u_1(y)\bigr),\; y = x + u_2(x) \;\Rightarrow\; u(x) = u_2(x) + u_1\bigl(x + u_2(x)\bigr)$$
 #
-# **Predict:** is that $u_1 + u_2$? Turn by 30° twice. The answer is known: 60°.
+# **Predict:** turn by 30° twice. The answer is known: a turn by 60°. How many voxels is $u_1 + u_2$ away from it at most?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.fields import compose
@@ -452,6 +528,8 @@ print(
     f"largest error: composed {wrong['composed']:.4f} voxel, added {wrong['added']:.1f}; added, "
     f"the area grows {area:.2f}-fold"
 )
+
+# %%
 sideways, anticlockwise = shift, rotation(30)
 order = (compose(sideways, anticlockwise) - compose(anticlockwise, sideways)).norm(dim=1).mean()
 assert order > 1
@@ -462,14 +540,22 @@ panel(
         "30 and 30, composed": warp(image, twice),
         "30 and 30, added": warp(image, added),
     },
-    spacing=spacing,
+    **view,
 )
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Many: the cell prints it. The sum reads $u_1$ at $x$, but the picture that the first warp left must be read at
+# $x + u_2(x)$. Only for constant $u_1$ are the two the same. The sum also enlarges every area, which no turn does.
+#
+# </details>
+#
 # ### Interpolate once
 #
-# Each warp averages neighbours, so each blurs. Turn by 30° twelve times, picture by picture; or compose the twelve
-# fields and warp once. Both are one full turn.
+# Each warp averages neighbours, so each warp blurs. Turn the picture by 30° twelve times, or compose the twelve fields and
+# warp once. Both are one full turn.
 
 # %%
 picture, field = image, torch.zeros(1, 2, *shape)
@@ -486,7 +572,7 @@ assert error["one warp"] < 0.02 and error["twelve warps"] > 3 * error["one warp"
 print(*(f"{name}: mean intensity error {value:.4f}" for name, value in error.items()), sep="\n")
 panel(
     {"original": image, "twelve warps": picture, "fields composed, one warp": single},
-    spacing=spacing,
+    **view,
 )
 
 # %% [markdown]
@@ -499,6 +585,8 @@ panel(
 # $a < L / 2\pi$. Beyond that the map runs *backwards*: some tissue is read three times.
 #
 # **Predict:** $L = 5\pi$ voxels. From which amplitude on does it fold?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.metrics import folding_percent
@@ -514,42 +602,59 @@ expected = 100 * torch.where(slope > 1, torch.arccos((1 / slope).clamp(max=1)) /
 limit = period / (2 * math.pi)
 assert (percents[amplitudes < limit] == 0).all() and (percents[amplitudes > 1.2 * limit] > 5).all()
 assert (percents - expected).abs().max() < 5  # a line has 96 voxels
+
+# %%
 figure = Figure(figsize=(6, 2.8), layout="constrained")
 axes = figure.subplots()
 axes.plot(amplitudes, expected, color="gray", label="analytic")
-axes.plot(amplitudes, percents, ".", color="tab:red", label="folding_percent")
+axes.plot(amplitudes, percents, ".", color="#D55E00", label="folding_percent")
 axes.axvline(limit, color="black", linestyle=":", label="a = L / 2π")
 axes.set(xlabel="amplitude a (voxel)", ylabel="voxels with det J ≤ 0 (%)", title="The wave folds")
 axes.legend(fontsize=8)
 figure
 
+# %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# From $a = L / 2\pi = 2.5$ voxels on, where $\det J$ first reaches 0.
+#
+# </details>
+#
+# Look at it on the image. Turn the slider from no wave to an amplitude of 6 voxels; where the map folds, the right
+# picture is white.
+
 # %%
-board = ((identity_grid((96, 96)) // 12).sum(1, keepdim=True) % 2) * 0.6 + 0.2
-panels, folds = {}, {}
-for a in (1.5, 5.0):
-    u = torch.cat([a * wave, torch.zeros_like(wave)], dim=1)
-    title = f"a = {a}: min det J = {jacobian_determinant(u).min():.2f}"
-    panels[title], folds[title] = warp(board, u), jacobian_determinant(u) <= 0
-assert [bool(mask.any()) for mask in folds.values()] == [False, True]
-panel(
-    {"moving": board} | panels | {"a = 5: det J ≤ 0": list(folds.values())[1].float()},
-    limits=(0, 1),
-)
+from course_utils.plotting import Slider
+
+along = torch.sin(2 * math.pi * identity_grid(shape)[:, :1] / period)
+
+
+def waved(a):
+    """The field of amplitude a, and its picture."""
+    u = torch.cat([a * along, torch.zeros_like(along)], dim=1)
+    determinant = jacobian_determinant(u)
+    pictures = {"moved": warp(image, u), "folded: det J ≤ 0": (determinant <= 0).float()}
+    return determinant, panel(pictures, limits=(0, 1), **view)
+
+
+steps = {a: waved(a) for a in (0.0, 1.0, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)}
+assert steps[2.0][0].min() > 0 > steps[3.0][0].min()
+Slider({f"{a:g}": figure for a, (_, figure) in steps.items()}, "amplitude in voxels", start="5")
 
 # %% [markdown]
-# Where it folds (white in the last picture), edges of the chequered board come back a second and a third time. No
-# anatomy does that, and no similarity measure forbids it: smoothness must (notebook 05), or a velocity field
-# (notebook 03).
+# Where it folds, edges of the image come back a second and a third time. No anatomy does that, and no similarity measure
+# forbids it: smoothness must (notebook 05), or a velocity field (notebook 03).
 #
-# ## A real pair, and what each bug costs
+# ## What each bug costs
 #
-# In the built-in cohort the true displacement between two subjects is known, so a warp can be judged without a
-# registration. First, does the truth do what it should?
+# To say what a mistake costs in millimetres one must know the true displacement, and between two people nobody does. So
+# here we take two made subjects: one template, deformed twice by maps that the course keeps. They are volumes, in 3-D.
+# First, does the truth do what it should?
 
 # %%
 from course_utils.data.loading import PairDataset, load_subjects
 from course_utils.metrics import dice, target_registration_error
-from course_utils.plotting import checkerboard
 
 built_in = load_cohort("synthetic")
 pairs = built_in.pairs("test", "random", count=1, seed=session.seed)
@@ -561,14 +666,25 @@ fixed, moving, fixed_label, moving_label, truth = (
 )  # (1, 1, D, H, W) each, and (1, 3, D, H, W)
 moved = warp(moving, truth)
 
-checkerboard(
-    {"fixed | moving": (fixed, moving), "fixed | moved by the truth": (fixed, moved)},
+made_names = {v: n for v, n in built_in.info.labels.items() if "CSF" not in n}
+moved_label = warp(moving_label, truth, mode="nearest", padding="zeros")
+panel(
+    {"moving": moving, "moved by the truth": moved, "fixed": fixed},
+    labels={"moving": moving_label, "moved by the truth": moved_label, "fixed": fixed_label},
+    names={v: n for kind in KINDS for v, n in made_names.items() if re.search(kind, n)},
+    fill=True,
+    at=32,
     spacing=built_in.info.spacing,
 )
 
 # %% [markdown]
-# At the borders between tiles, edges break on the left and go on on the right. Contrast and bias still differ: those
-# are not the warp's business. Now every mistake of this page, made once, on this pair.
+# The structures of the moved subject lie where the fixed one has them. Its brightness and its shading still differ; these
+# are not the warp's business. Now every mistake of this page is made once, on this pair.
+#
+# **Predict:** a wrong sign, reversed components, half of the field, mixed-up corners. Which of the four mistakes does
+# the Dice score notice least?
+#
+# > *My prediction:*
 
 # %%
 import pandas as pd
@@ -612,30 +728,68 @@ assert (
 )
 assert (
     score["the truth"] - score["align_corners mixed up"] < 0.1
+    and score["align_corners mixed up"] > score["half of it (voxels of another grid)"]
     and tre["align_corners mixed up"] > 0.2
 )
 assert table["folding (%)"]["the truth"] == 0
 
 # %% [markdown]
-# A wrong sign is loud: twice the error of no registration at all. Reversed components are treacherous: a smooth,
-# fold-free field that gains nothing, and looks like a method that does not learn. Half the field passes for a
-# mediocre method. And the mixed-up corners hardly show in Dice, only in millimetres: overlap of large structures is
-# blunt. Note too that the truth itself stops short of a Dice of 1: labels are resampled with nearest neighbour, so even the
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# The mixed-up corners: they cost less than 0.1 of Dice. The overlap of large structures is blunt; the millimetres show
+# the mistake.
+#
+# </details>
+#
+# A wrong sign is loud: it makes twice the error of no registration at all. Reversed components are treacherous: they are a
+# smooth field without folds that gains nothing, which looks like a method that does not learn. Half the field passes for a
+# mediocre method. Note too that the truth itself stops short of a Dice of 1: labels are resampled with nearest neighbour, so even the
 # right map puts some voxels of the border on the wrong side. Who scores higher than the truth has fitted the labels and not the
 # anatomy: a field that may tear reads a voxel of the right label everywhere, and reaches any Dice (notebook 07).
 #
 # ## What is left of the volume
 #
-# The Jacobian map of the truth, in the same slice: where one brain has more room than the other.
+# This is the Jacobian map of the truth in the same slice. It shows where one brain has more room than the other.
 
 # %%
 determinant = jacobian_determinant(truth)
 assert float(determinant.min()) > 0
 assert abs(float(determinant.log().mean())) < 0.2  # no growth on the whole
 print(f"det J from {determinant.min():.2f} to {determinant.max():.2f}")
-jacobian(determinant, fixed, spacing=built_in.info.spacing)
+jacobian(determinant, fixed, at=32, spacing=built_in.info.spacing)
 
 # %% [markdown]
+# ## The same in MONAI
+#
+# MONAI has two ways to warp. `Warp` takes a displacement in voxels, exactly as this page does; VoxelMorph and all other
+# registration networks of MONAI use it. The transforms, such as `Affine`, take a matrix. They pull too: the
+# matrix says where each voxel of the result looks.
+
+# %%
+from monai.transforms import Affine
+
+carry = Warp(mode="bilinear", padding_mode="border")
+carry_label = Warp(mode="nearest", padding_mode="zeros")
+image_difference = (carry(image, turn) - warp(image, turn)).abs().max()
+same_labels = carry_label(label.float(), turn) == warp(label, turn, mode="nearest", padding="zeros")
+
+angle = math.radians(20)
+transform = Affine(rotate_params=angle, padding_mode="border", image_only=True)
+rotated = transform(image[0])[None]
+differ = (rotated - warp(image, turn)).abs().mean()
+other_way = (rotated - warp(image, rotation(-20))).abs().mean()
+equal = same_labels.float().mean()
+print(f"Warp: images differ by at most {image_difference:.1e}, {equal:.2%} of the labels are equal")
+print(f"Affine: mean difference {differ:.1e}; from the turn the other way {other_way:.2f}")
+assert image_difference < 1e-3 and equal > 0.999
+assert differ < 0.01 < other_way
+
+# %% [markdown]
+# Three things to remember when you read MONAI's tutorials: fields are `(B, N, *spatial)`, in voxels and in `ij` order, as
+# here. `Warp` does not know what a label is, so you must ask for `mode="nearest"`. And MONAI says `align_corners=True` inside
+# of `Warp`, while many other resampling functions leave it at PyTorch's default.
+#
 # ## What you now have
 #
 # - A warp of ten lines, equal to SciPy's and MONAI's, and the reason for each line.
@@ -649,12 +803,17 @@ jacobian(determinant, fixed, spacing=built_in.info.spacing)
 # doing nothing, and try the sign and the order the other way round.
 #
 # **Try it.**
-# 1. Apply the identity with mixed-up corners ten times in a row. What happens to the head, and at what rate?
-# 2. Warp the labels of the real pair by membership (one-hot, linear, largest share). Is the Dice of the truth higher
+# 1. *(easy)* Apply the identity with mixed-up corners ten times in a row. What happens to the head, and at what rate?
+# 2. *(middle)* Warp the labels of the made pair by membership (one-hot, linear, largest share). Is the Dice of the truth higher
 #    than with nearest neighbour? Why?
+# 3. *(hard)* Write `push`: send each voxel to $x + u(x)$, share its value among the four voxels around that place, and divide
+#    by the sum of the shares. Push with `turn` what was pulled with it. How much of the image comes back, and where not?
 #
-# **References.** Jaderberg et al., *Spatial transformer networks*, NeurIPS 2015. Balakrishnan et al., *VoxelMorph: a
-# learning framework for deformable medical image registration*, IEEE TMI 38(8), 2019. Ashburner and Friston,
-# *Voxel-based morphometry: the methods*, NeuroImage 11(6), 2000 (what a Jacobian map is good for).
+# **References.** Jaderberg et al., *Spatial transformer networks*, NeurIPS 2015,
+# [arXiv](https://doi.org/10.48550/arXiv.1506.02025). Balakrishnan et al., *VoxelMorph: a learning framework for
+# deformable medical image registration*, IEEE TMI 38(8), 2019, [doi](https://doi.org/10.1109/TMI.2019.2897538).
+# Ashburner and Friston, *Voxel-based morphometry: the methods*, NeuroImage 11(6), 2000 (what a Jacobian map is good
+# for), [doi](https://doi.org/10.1006/nimg.2000.0582). Marcus et al., *Open Access Series of Imaging Studies (OASIS)*,
+# Journal of Cognitive Neuroscience 19(9), 2007, [doi](https://doi.org/10.1162/jocn.2007.19.9.1498).
 #
 # Next: [03 Velocity fields](03_velocity_fields.ipynb), where folding becomes hard.

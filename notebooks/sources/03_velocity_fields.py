@@ -2,9 +2,14 @@
 # # 03 Velocity fields
 #
 # A displacement can fold, has no obvious inverse, and does not add up. A *velocity* that is followed for one unit of
-# time does better: the flow of a smooth velocity cannot fold, and running it backwards inverts it. Here you integrate
-# one by hand in four lines, measure how fast that converges, find out when the promise breaks on a grid, and take
-# apart three traps: the scale of half-resolution integration, padding, and half precision.
+# time does better: the flow of a smooth velocity cannot fold, and to invert it you run it backwards. Why, then, do some
+# "diffeomorphic" networks fold all the same?
+#
+# Here you watch one person's brain flow into the shape of another's, integrate a velocity by hand in four lines, and
+# measure how fast that converges. Then you find out when the promise breaks on a grid, and take apart three traps: the
+# scale of half-resolution integration, padding, and half precision. Afterwards you can integrate and invert a velocity,
+# say how many steps are enough, and test somebody else's integration layer before you trust it. You need notebook 02
+# (warping, composing maps, the Jacobian determinant).
 #
 # | | CPU, quick | GPU, full |
 # |---|---|---|
@@ -29,26 +34,135 @@ if importlib.util.find_spec("course_utils") is None:
 
 from course_utils.session import start
 
-session = start()
+session = start(real="oasis2d")
 print(session)
 
 # %% [markdown]
+# ## One brain flows into another
+#
+# We start with two people. The page works on slices: on the real ones of `oasis2d`, and with any other data set on the
+# slices of the built-in cohort, which shows made subjects. Of eight test pairs we take the one whose structures overlap
+# least, so that there is something to see.
+
+# %%
+import torch
+
+from course_utils.data.cohorts import load_slices
+from course_utils.data.loading import PairDataset, load_subjects
+from course_utils.metrics import dice
+
+cohort = load_slices(session.dataset, session.data_root)
+subjects = load_subjects(cohort.splits["test"], cohort.info.recipe)
+pairs = PairDataset(subjects, cohort.pairs("test", count=8, seed=session.seed))
+labels = list(cohort.info.labels)
+
+
+def overlap(moved_label, fixed_label):
+    """Mean Dice over the structures."""
+    return dice(moved_label, fixed_label, labels).nanmean().item()
+
+
+item = min(pairs, key=lambda one: overlap(one["moving_label"][None], one["fixed_label"][None]))
+moving, fixed = item["moving"][None], item["fixed"][None]  # (1, 1, H, W)
+moving_label, fixed_label = item["moving_label"][None], item["fixed_label"][None]
+shape = tuple(fixed.shape[2:])
+
+# %%
+from course_utils.plotting import panel
+
+parts = ("lateral-ventricle", "lateral ventricle", "thal", "caud", "putamen", "deep")
+drawn = {v: n for v, n in cohort.info.labels.items() if any(part in n.lower() for part in parts)}
+panel(
+    {"moving": moving, "fixed": fixed},
+    labels={"moving": moving_label, "fixed": fixed_label},
+    names=drawn,
+    fill=True,
+    **cohort.info.view,
+)
+
+# %% [markdown]
+# Now we look for a velocity that carries the one into the other: start from zero, integrate, warp, compare, and let
+# gradient descent improve it. Pages 05 and 10 take these lines apart; here they only give us a velocity to look at. It
+# lives on a grid of half the size, which keeps it smooth and the search fast.
+
+# %%
+from course_utils.fields import integrate, resize, warp
+from course_utils.losses import diffusion_loss, ncc_loss
+
+coarse = torch.zeros(1, 2, *(n // 2 for n in shape), requires_grad=True)
+optimizer = torch.optim.Adam([coarse], lr=0.1)
+for _ in range(80):
+    displacement = resize(integrate(coarse), shape)
+    loss = ncc_loss(warp(moving, displacement), fixed) + 0.3 * diffusion_loss(coarse)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+found = resize(coarse.detach(), shape)  # (1, 2, H, W), pixels per unit of time
+print(f"found a velocity of up to {found.norm(dim=1).max():.1f} pixels per unit of time")
+
+# %% [markdown]
+# The velocity was chosen so that the image arrives after *one* unit of time. But a flow can be stopped earlier, it can
+# run on beyond 1, and it can run backwards. Following $v$ for the time $t$ is the same as following $t\,v$ for one unit
+# of time, so `integrate(t * found)` is all we need.
+#
+# **Predict:** at which of the times −0.4, 0, 0.4, 0.8, 1 and 1.6 is the image least like the fixed one?
+#
+# > *My prediction:*
+
+# %%
+times = [-0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6]
+frames, likeness = {}, {}
+for t in times:
+    u = integrate(t * found)
+    flowed, flowed_label = warp(moving, u), warp(moving_label, u, mode="nearest")
+    likeness[t] = ncc_loss(flowed, fixed).item()
+    agreement = overlap(flowed_label, fixed_label)
+    print(f"t = {t:4.1f}: NCC loss {likeness[t]:.3f}, Dice {agreement:.3f}")
+    frames[f"{t:.1f}"] = panel(
+        {"moving, carried along": flowed, "fixed": fixed},
+        labels={"moving, carried along": flowed_label, "fixed": fixed_label},
+        names=drawn,
+        fill=True,
+        **cohort.info.view,
+    )
+
+assert min(likeness, key=likeness.get) == 1.0  # the lowest loss is at the end ...
+assert max(likeness, key=likeness.get) == -0.4  # ... and the highest where the flow runs backwards
+assert likeness[0.0] > likeness[0.4] > likeness[0.8] > likeness[1.0] < likeness[1.2] < likeness[1.6]
+
+# %%
+from course_utils.plotting import Slider
+
+Slider(frames, "time t", start="1.0")
+
+# %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# At −0.4. Before 0 the flow runs the wrong way, and the image becomes less like the fixed one than it was at the start.
+# The likeness is best at 1, the time for which the velocity was chosen; after that the flow overshoots.
+#
+# </details>
+#
+# Turn the slider slowly. Each structure moves all the time, none of them jumps, and none is torn. That is what the word
+# *flow* promises. The rest of this page asks how such a flow is computed, and how far one may trust it.
+#
 # ## A field with a known answer
 #
-# Nine eddies on a square: $v_0 = A \sin kx_0 \cos kx_1$, $v_1 = -A \cos kx_0 \sin kx_1$. It never points out of the
-# square, and its divergence is zero: a fluid that moves this way keeps every area. So we know what a right answer
-# looks like: $\det J = 1$ everywhere.
+# Nobody knows the true flow between two people, so to test an integrator we need a field whose flow is known. Take nine
+# eddies on a square: $v_0 = A \sin kx_0 \cos kx_1$, $v_1 = -A \cos kx_0 \sin kx_1$. It never points out of the square,
+# and its divergence is zero: a fluid that moves in this way keeps every area. So we know what a right answer looks
+# like: $\det J = 1$ everywhere.
 #
-# **Predict:** take this field as a *displacement* with $A = 12$ voxels. Is $\det J$ 1?
+# **Predict:** take this field as a *displacement* with $A = 12$ voxels. Is $\det J$ equal to 1 then?
+#
+# > *My prediction:*
 
 # %%
 import math
 
-import torch
-
 from course_utils.fields import identity_grid, jacobian_determinant
 from course_utils.metrics import folding_percent
-from course_utils.plotting import deformed_grid
 
 size = 97
 x = identity_grid((size, size))  # (1, 2, 97, 97)
@@ -56,7 +170,7 @@ k = 3 * math.pi / (size - 1)
 
 
 def eddies(position, amplitude=12.0):
-    """Velocity (B, 2, ...) in voxels a unit of time, at positions (B, 2, ...) in voxels."""
+    """Velocity (B, 2, ...) in voxels per unit of time, at positions (B, 2, ...) in voxels."""
     a, b = k * position[:, :1], k * position[:, 1:]
     return amplitude * torch.cat([a.sin() * b.cos(), -a.cos() * b.sin()], dim=1)
 
@@ -71,16 +185,26 @@ print(
 )
 
 # %% [markdown]
-# It folds in a tenth of the square. A displacement jumps along a straight line, whatever it passes on the way;
-# neighbours may jump over each other. A particle in a fluid takes the flow as it finds it, at every moment:
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# No. The determinant falls below zero, and the map folds in about a tenth of the square. A displacement jumps along a
+# straight line, whatever it passes on the way, so neighbours may jump over each other.
+#
+# </details>
+#
+# A particle in a fluid does not jump. It takes the flow as it finds it, at every moment:
 #
 # $$\frac{d\phi_t(x)}{dt} = v\bigl(\phi_t(x)\bigr), \qquad \phi_0(x) = x, \qquad \exp(v) = \phi_1$$
 #
-# Solutions of this equation do not cross (if $v$ is Lipschitz), so $\phi_1$ cannot fold. How do we solve it? Euler's
-# way: jump, but often. Three particles on a turntable, where the true path is known to be a circle:
+# If $v$ is Lipschitz continuous, solutions of this equation never cross, so $\phi_1$ cannot fold. How do we solve it?
+# Euler's way is to jump after all, but often and by little. We try it on a turntable, where each particle's true path is
+# known to be a circle:
 
 # %%
 from course_utils.plotting import Figure
+
+BLUE, ORANGE, GREEN, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00"
 
 
 def euler(v, start, steps):
@@ -92,31 +216,38 @@ def euler(v, start, steps):
 
 
 def turntable(p):
-    return 1.5 * math.pi * torch.stack([-p[..., 1], p[..., 0]], dim=-1)
+    return 2 * math.pi * torch.stack([-p[..., 1], p[..., 0]], dim=-1)
 
 
 # %%
 starts = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
-figure = Figure(figsize=(8.4, 3), layout="constrained")
-for axes, n in zip(figure.subplots(1, 3, sharex=True, sharey=True), (8, 32, 128), strict=True):
+angle = torch.linspace(0, 2 * math.pi, 200)[:, None]
+figure = Figure(figsize=(9, 3.3), layout="constrained")
+for axes, n in zip(figure.subplots(1, 3, sharex=True, sharey=True), (32, 128, 512), strict=True):
     path = euler(turntable, starts, n)  # (n + 1, 3, 2)
     growth = float(path[-1].norm(dim=-1).div(starts.norm(dim=-1)).mean())
-    angle = torch.linspace(0, 1.5 * math.pi, 100)
     axes.plot(
-        angle.cos()[:, None] * starts[:, 0],
-        angle.sin()[:, None] * starts[:, 0],
-        color="lightgray",
-        linewidth=4,
+        angle.cos() * starts[:, 0], angle.sin() * starts[:, 0], color="lightgray", linewidth=4
     )
-    axes.plot(path[..., 0], path[..., 1], ".-", color="tab:blue", markersize=3, linewidth=0.9)
+    axes.plot(path[..., 0], path[..., 1], ".-", color=BLUE, markersize=3, linewidth=0.9)
     axes.set(title=f"{n} steps: radius × {growth:.2f}", xlabel="x (voxel)", aspect="equal")
-assert 1 < growth < 1.12  # 128 steps: Euler drifts outwards, ever less
+    axes.set(xlim=(-5.8, 5.8), ylim=(-5.8, 5.8))
+figure.axes[0].set_ylabel("y (voxel)")
+assert 1 < growth < 1.12  # 512 steps: Euler still drifts outwards, but ever less
 figure
 
 # %% [markdown]
+# Grey is the true path, blue is Euler's. Each jump leaves the circle along its tangent, so the particle always ends a
+# little too far out. Four times as many jumps leave about a quarter of the error.
+#
 # ## Composing, not adding
 #
-# Half a unit of time, then another half. **Predict:** may we add the two displacements?
+# Suppose that you know the displacement after half a unit of time. The second half of the flow is the same as the
+# first.
+#
+# **Predict:** may we add the two displacements to get the whole?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.fields import compose
@@ -145,21 +276,20 @@ assert added.mean() > 20 * composed.mean()
 print(f"mean error: added {added.mean():.2f} voxels, composed {composed.mean():.3f}")
 
 # %% [markdown]
-# Adding forgets that the second half starts where the first one ended. Composition is exact but for interpolation,
-# and it suggests a trick. If $\exp(v/2)$ composed with itself is $\exp(v)$, then $\exp(v)$ takes one composition from
-# half the time, two from a quarter, seven from $1/128$; and over $1/128$ of the time the flow is almost $v/128$.
-# *Scaling and squaring*, by hand:
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# No. Adding forgets that the second half starts where the first one has ended. Composing is right; the small error that
+# it leaves comes from reading a sampled field between its samples.
+#
+# </details>
+#
+# This suggests a trick. If $\exp(v/2)$ composed with itself is $\exp(v)$, then we can get $\exp(v)$ with one composition
+# from half the time, with two from a quarter, and with seven from $1/128$. And over $1/128$ of the time the flow is
+# almost $v/128$. This is *scaling and squaring*, and by hand it takes four lines:
+
 
 # %%
-import warnings
-
-from monai.networks.blocks import DVF2DDF
-
-from course_utils.fields import integrate, warp
-
-warnings.filterwarnings("ignore", message=".*native grid_sample")
-
-
 def exponential(velocity, steps=7):
     displacement = velocity / 2**steps  # scaling
     for _ in range(steps):  # squaring: u <- u o u
@@ -168,19 +298,18 @@ def exponential(velocity, steps=7):
 
 
 flow = exponential(velocity)
-others = {"course_utils": integrate(velocity), "MONAI": DVF2DDF(7, padding_mode="border")(velocity)}
-for name, other in others.items():
-    assert distance(flow, other).max() < 1e-3, name
-print(
-    f"equal to {', '.join(others)}; mean error {distance(flow, truth).mean():.3f} voxel, after 7 "
-    "warps"
-)
+assert distance(flow, integrate(velocity)).max() < 1e-3
+print(f"equal to the course's; mean error {distance(flow, truth).mean():.3f} voxel after 7 warps")
 
 # %% [markdown]
 # ## How many steps?
 #
-# $K$ squarings do the work of $2^K$ Euler steps. Euler's error falls like $1/N$: double the steps, halve the error.
-# **Predict:** does the error then go to zero?
+# $K$ squarings do the work of $2^K$ Euler steps. Euler's error falls like $1/N$: double the steps, and you halve the
+# error.
+#
+# **Predict:** if you go on doubling, does the error go to zero?
+#
+# > *My prediction:*
 
 
 # %%
@@ -202,40 +331,43 @@ order = torch.log2(error_squared[:-1] / error_squared[1:])
 assert (order[:4] > 0.85).all() and (order[:4] < 1.15).all()  # first order
 assert order[-1] < 0.2  # and then a floor
 assert error_squared[7] < 1.5 * error_squared[-1] and error_squared[7] < 0.1
+assert error_euler[-1] < error_squared[-1]
 print("each squaring divides the error by", ", ".join(f"{2**o:.2f}" for o in order.tolist()))
 
 # %%
 figure = Figure(figsize=(8.4, 3.2), layout="constrained")
 left, right = figure.subplots(1, 2, sharey=True)
 steps = 2.0 ** torch.tensor(squarings)
-left.loglog(steps[:9], error_euler, "s-", color="tab:orange", markersize=4, label="Euler, N steps")
-left.loglog(
-    steps, error_squared, "o-", color="tab:blue", markersize=4, label="scaling and squaring, N = 2ᴷ"
-)
+look = {"markersize": 4}
+left.loglog(steps[:9], error_euler, "s-", color=ORANGE, label="Euler, N steps", **look)
+left.loglog(steps, error_squared, "o-", color=BLUE, label="squaring, N = 2ᴷ", **look)
 left.loglog(steps, error_squared[0] / steps, ":", color="gray", label="slope −1")
 left.set(xlabel="time steps N", ylabel="mean error (voxel)", title="First order, then a floor")
-right.loglog(steps[:9], error_euler, "s-", color="tab:orange", markersize=4, label="Euler: N warps")
-right.loglog(
-    squarings[1:],
-    error_squared[1:],
-    "o-",
-    color="tab:blue",
-    markersize=4,
-    label="squaring: K warps",
-)
+right.loglog(steps[:9], error_euler, "s-", color=ORANGE, label="Euler: N warps", **look)
+right.loglog(squarings[1:], error_squared[1:], "o-", color=BLUE, label="squaring: K warps", **look)
 right.set(xlabel="warps computed", title="The same accuracy, its price")
 for axes in (left, right):
     axes.legend(fontsize=8)
 figure
 
 # %% [markdown]
-# The floor is no matter of time steps: each squaring interpolates the displacement linearly, and that error adds up
-# (Euler reads the velocity itself and gets lower, at 256 warps). On this grid it is a few hundredths of a voxel,
-# reached with about 7 squarings. That is why everybody uses 7 and nobody gains from 20.
+# <details>
+# <summary>Compare with your prediction</summary>
 #
-# Did it keep its promise?
+# No, it stops at a floor of a few hundredths of a voxel. The floor has nothing to do with time steps: each squaring
+# interpolates the displacement linearly, and these errors add up.
+#
+# </details>
+#
+# Euler reads the velocity itself, which is never interpolated twice, and gets below that floor, but only after 256
+# warps. Squaring reaches its floor on this grid with about 7 warps. That is why nearly everybody takes 7 squarings, and
+# why nobody gains anything from 20.
+#
+# Has the flow kept its promise?
 
 # %%
+from course_utils.plotting import deformed_grid
+
 determinant = jacobian_determinant(flow)
 assert folding_percent(flow).item() == 0
 assert (determinant - 1).abs().max() < 0.05  # the fluid keeps every area
@@ -248,14 +380,58 @@ deformed_grid({"x + v(x): crosses itself": velocity, "exp(v): does not": flow}, 
 # %% [markdown]
 # ## Backwards
 #
-# The inverse of a flow is the flow of $-v$. No equation to solve. A random velocity on a picture, there and back:
+# The inverse of a flow is the flow of $-v$; there is no equation to solve. We try it on the velocity that carries the
+# one person into the other. Run backwards, it should carry the *fixed* image into the moving one, and undo what was
+# done to the moving image.
+#
+# There are two rivals. One is $-u$, a popular shortcut. The other is a solver that knows nothing of $v$: from
+# $y = x + u(x)$, the inverse $w$ must satisfy $w(y) = -u\bigl(y + w(y)\bigr)$, so guess $w$, put it in on the right, and
+# repeat.
+#
+# **Predict:** rank the three by how close to home they bring a voxel: $-u$, $\exp(-v)$, the solver.
+#
+# > *My prediction:*
+
+# %%
+from course_utils.fields import invert
+
+there, back = integrate(found), integrate(-found)
+candidates = {"-u": -there, "solver": invert(there), "exp(-v)": back}
+residual = {name: compose(there, w).norm(dim=1) for name, w in candidates.items()}  # (1, H, W)
+for name, r in residual.items():
+    print(f"{name:>8}: mean distance from home {r.mean():.3f} pixel, largest {r.max():.2f}")
+
+mean = {name: r.mean() for name, r in residual.items()}
+assert mean["exp(-v)"] < 0.08 and mean["exp(-v)"] < mean["-u"] / 10
+assert mean["exp(-v)"] < mean["solver"] < 0.8 * mean["-u"]
+
+# %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# $\exp(-v)$ is by far the best, then comes the solver, and $-u$ is the worst. $-u$ is the displacement of the wrong
+# place: it belongs to where the voxel came from, not to where it is now. The solver cannot cope where $u$ is steep.
+#
+# </details>
+#
+# $\exp(-v)$ costs another seven warps and is right to a few hundredths of a pixel. The pictures show the moving image
+# there and back again, once with each of the three.
+
+# %%
+gone = warp(moving, there)
+returned = {"moving": moving, "carried to the fixed": gone}
+returned |= {f"and back by {name}": warp(gone, w) for name, w in candidates.items()}
+panel(returned, columns=3, **cohort.info.view)
+
+# %% [markdown]
+# Why does the solver fail here? Each of its rounds shrinks the error only if neighbouring displacements differ by less
+# than their distance, that is, where the Lipschitz constant $L$ of $u$ is below 1. To see both cases we take a smooth
+# random velocity, once weak and once strong.
 
 # %%
 from scipy.ndimage import gaussian_filter
 
-from course_utils.data.cohorts import load_cohort
-from course_utils.data.loading import load_subject
-from course_utils.plotting import panel
+from course_utils.fields import gradient
 
 
 def random_velocity(shape, amplitude, smoothness, seed=session.seed):
@@ -269,96 +445,51 @@ def random_velocity(shape, amplitude, smoothness, seed=session.seed):
     return (amplitude * smooth / smooth.norm(dim=0).max())[None]
 
 
-# %%
-cohort = load_cohort(session.dataset)
-image = load_subject(cohort.splits["test"][0], cohort.info.recipe)["image"][None]
-spacing = cohort.info.spacing
-if image.ndim == 5:  # the coronal slice in the middle
-    image, spacing = image[:, :, :, image.shape[3] // 2], (spacing[0], spacing[2])
-shape = tuple(image.shape[2:])
-v = random_velocity(shape, amplitude=min(shape) / 8, smoothness=min(shape) / 10)
-there, back = integrate(v), integrate(-v)
-panel(
-    {
-        "image": image,
-        "exp(v)": warp(image, there),
-        "exp(v), then exp(−v)": warp(warp(image, there), back),
-        "u, then −u": warp(warp(image, there), -there),
-    },
-    spacing=spacing,
-)
+def lipschitz(u):
+    """Largest singular value of the gradient of (1, 2, H, W), over all voxels."""
+    slopes = torch.stack(gradient(u), dim=2)[0]  # (component, axis, H, W)
+    return torch.linalg.matrix_norm(slopes.movedim((0, 1), (-2, -1)), 2).max().item()
 
-# %% [markdown]
-# How close is $\exp(v) \circ \exp(-v)$ to the identity? Its displacement should be zero everywhere. Two rivals: $-u$,
-# the popular shortcut, and a solver that knows nothing of $v$. From $y = x + u(x)$ the inverse $w$ must satisfy
-# $w(y) = -u\bigl(y + w(y)\bigr)$: guess $w$, put it in on the right, repeat.
 
 # %%
-from course_utils.fields import invert
-
-candidates = {"-u": -there, "exp(-v)": back, "fixed point of u": invert(there)}
-residual = {
-    name: compose(there, w).norm(dim=1) for name, w in candidates.items()
-}  # (1, *shape), voxels
-for name, r in residual.items():
-    print(f"{name:>16}: mean residual {r.mean():.4f} voxel, largest {r.max():.3f}")
-
-assert residual["exp(-v)"].mean() < 0.05 and residual["-u"].mean() > 8 * residual["exp(-v)"].mean()
-assert residual["fixed point of u"].mean() < residual["-u"].mean() / 3
-assert (
-    distance(back, candidates["fixed point of u"]).mean() < residual["-u"].mean() / 4
-)  # two roads to one inverse
-
-# %% [markdown]
-# $\exp(-v)$ costs another seven warps and is right to a few hundredths of a voxel. How good the fixed point is, the
-# next figure tells: it shrinks its error only where neighbouring displacements differ by less than their distance,
-# that is, where the Lipschitz constant $L$ of $u$ is below 1.
-
-# %%
-from course_utils.fields import gradient
-
-# %%
-figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+v = random_velocity((96, 96), amplitude=12, smoothness=9.6)
+figure = Figure(figsize=(6.4, 3.4), layout="constrained")
 axes = figure.subplots()
 iterations, last = range(1, 32, 3), {}
-for scale, colour in [(0.4, "tab:blue"), (2, "tab:red")]:
+for scale, colour, marker in [(0.4, BLUE, "o"), (2, ORANGE, "s")]:
     u, w = integrate(scale * v), integrate(-scale * v)
-    slopes = torch.stack(gradient(u), dim=2)[0].movedim(
-        (0, 1), (-2, -1)
-    )  # (*shape, component, axis)
-    lipschitz = torch.linalg.matrix_norm(slopes, 2).max().item()
     curve = [compose(u, invert(u, iterations=n)).norm(dim=1).mean().item() for n in iterations]
     last[scale] = curve[-1], compose(u, w).norm(dim=1).mean().item()
-    axes.semilogy(
-        iterations,
-        curve,
-        "o-",
-        color=colour,
-        markersize=3,
-        label=f"fixed point, L = {lipschitz:.1f}",
-    )
+    name = f"solver, L = {lipschitz(u):.1f}"
+    axes.semilogy(iterations, curve, f"{marker}-", color=colour, markersize=3, label=name)
     axes.axhline(last[scale][1], color=colour, linestyle=":", label="exp(−v) of the same field")
-    assert (lipschitz < 1) == (scale < 1)
+    assert (lipschitz(u) < 1) == (scale < 1)
 axes.set(
-    xlabel="iterations",
-    ylabel="mean residual (voxel)",
+    xlabel="rounds",
+    ylabel="mean distance from home (voxel)",
     title="Inverting a displacement without its velocity",
     ylim=(1e-6, 10),
 )
-axes.legend(fontsize=8, ncols=2, loc="lower right")
+axes.legend(fontsize=8, loc="lower right")
 assert last[0.4][0] < last[0.4][1] / 5 and last[2][0] > 5 * last[2][1]
+assert lipschitz(there) > 1
+print(f"the two people's displacement has L = {lipschitz(there):.1f}")
 figure
 
 # %% [markdown]
-# Gentle field: the fixed point wins, because it inverts this very sampled $u$, its discretisation errors included.
-# Strong field: it stalls for good, and the flow hardly notices.
-
-# %% [markdown]
+# On the gentle field the solver wins, because it inverts this very sampled $u$, with its discretisation errors. On the
+# strong field it gets stuck for good, while the flow hardly notices. The two people's displacement is of the second
+# kind.
+#
 # ## When exp(v) folds after all
 #
 # The theorem is about continuous fields. Ours are samples, joined by straight lines. We turn up the amplitude of a
-# smooth velocity, and count folds with no integration at all ($K = 0$ is the displacement $v$ itself), with few
+# smooth velocity, and count folds without any integration ($K = 0$ means the displacement $v$ itself), with few
 # squarings, and with seven.
+#
+# **Predict:** with seven squarings, is the number of folds zero at any amplitude and for any field?
+#
+# > *My prediction:*
 
 # %%
 amplitudes = torch.arange(0.0, 33.0, 2.0).tolist()
@@ -384,57 +515,67 @@ assert folds[0][-1] > 2 * folds[1][-1] > 4 * folds[2][-1] > 4 * folds[7][-1]
 assert folds[0][-1] > 50 * folds[7][-1] > 0
 assert rough[7][0] > 0.1 and rough[7][-1] < 0.01
 assert all(b < a for a, b in zip(rough[0], rough[7], strict=True))
+roughest = torch.cat([random_velocity((96, 96), 16.0, 1, seed=seed) for seed in range(4)])
+assert folding_percent(integrate(roughest, 12)).mean() > 0.5 * rough[7][0]  # no help from more
 
 # %%
-figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+figure = Figure(figsize=(8.4, 3.4), layout="constrained")
 left, right = figure.subplots(1, 2)
-colours = ("tab:red", "tab:orange", "tab:olive", "tab:cyan", "tab:blue")
-for (n, percents), colour in zip(folds.items(), colours, strict=True):
-    left.plot(
-        amplitudes,
-        percents,
-        ".-",
-        color=colour,
-        label="displacement v" if n == 0 else f"exp(v), {n} squarings",
-    )
+looks = {0: (ORANGE, "s"), 1: (AMBER, "^"), 2: (GREEN, "v"), 4: (SKY, "d"), 7: (BLUE, "o")}
+for n, percents in folds.items():
+    name = f"exp(v), {n} squaring{'s' * (n > 1)}" if n else "displacement v"
+    colour, marker = looks[n]
+    left.plot(amplitudes, percents, f"{marker}-", color=colour, markersize=3, label=name)
+    if n in rough:
+        right.plot(smoothness, rough[n], f"{marker}-", color=colour, markersize=4, label=name)
 left.set(
     xlabel="longest vector (voxel)",
     ylabel="folded voxels (%)",
-    title="A smooth field, turned up (smoothness 6)",
+    title="A smooth field (σ = 6), turned up",
 )
-for n, percents in rough.items():
-    name, colour = ("exp(v), 7 squarings", colours[-1]) if n else ("displacement v", colours[0])
-    right.plot(smoothness, percents, ".-", color=colour, label=name)
-right.set(xlabel="smoothness: σ of the Gaussian (voxel)", title="16 voxels long, ever smoother")
+right.set(
+    xlabel="smoothness: σ of the Gaussian (voxel)",
+    ylabel="folded voxels (%)",
+    title="16 voxels long, ever smoother",
+)
+ticks = [0, 0.01, 0.1, 1, 10]
 for axes in (left, right):
     axes.set_yscale("symlog", linthresh=0.01)
-    axes.set(
-        ylim=(0, 60), yticks=[0, 0.01, 0.1, 1, 10], yticklabels=["0", "0.01", "0.1", "1", "10"]
-    )
+    axes.set(ylim=(0, 60), yticks=ticks, yticklabels=[f"{tick:g}" for tick in ticks])
     axes.legend(fontsize=7)
 figure
 
 # %% [markdown]
-# Few squarings fold like a displacement, only later. With seven, folds are far rarer, but at great length
-# or on a rough field they come, and more squarings no longer help: the velocity has more detail than the grid can
-# follow.
+# <details>
+# <summary>Compare with your prediction</summary>
 #
-# So "diffeomorphic" is no property of a network with an integration layer. It is a property of a velocity that is
-# smooth on the scale of its grid, integrated in enough steps. Always count: `folding_percent` is one line.
+# No. With seven squarings folds are far rarer than in the displacement itself, but on a rough field, or at great length,
+# they come. More squarings do not remove them then: the velocity has more detail than the grid can follow.
+#
+# </details>
+#
+# With few squarings the map folds like a displacement, only later. So "diffeomorphic" is not a property of a network
+# that has an integration layer. It is a property of a velocity that is smooth on the scale of its grid and is
+# integrated in enough steps. Always count the folds: `folding_percent` is one line.
 #
 # ## Trap 1: half resolution and its two factors
 #
-# Integration is cheaper on a grid of half the size. Vectors are in voxels, and voxels of the coarse grid are twice as
-# long: the velocity must be *halved* going down and the displacement *doubled* coming up. `resize` does that. MONAI's
-# `VoxelMorph(half_res=True)` does the reverse: 2 going down, 0.5 coming up. The two factors cancel, so what is wrong?
+# Integration is cheaper on a grid of half the size. Vectors are in voxels, and the voxels of the coarse grid are twice
+# as long: the velocity must be *halved* on the way down, and the displacement *doubled* on the way up. `resize` does
+# that. MONAI's `VoxelMorph(half_res=True)` (version 1.6.1) does the reverse: 2 on the way down, ½ on the way up. The
+# two factors cancel each other, so is anything wrong at all?
 #
-# **Predict:** which velocity does not notice?
+# **Predict:** for which velocity do the exchanged factors do no harm?
+#
+# > *My prediction:*
 
 # %%
+import warnings
+
 from monai.networks.nets import VoxelMorph as MonaiVoxelMorph
 from torch import nn
 
-from course_utils.fields import resize
+warnings.filterwarnings("ignore", message=".*native grid_sample")
 
 
 class Fixed(nn.Module):
@@ -448,6 +589,7 @@ class Fixed(nn.Module):
         return self.velocity
 
 
+# %%
 def ours_half(v):
     coarse = [n // 2 for n in v.shape[2:]]
     return resize(integrate(resize(v, coarse)), v.shape[2:])
@@ -467,9 +609,17 @@ for name, method in {"resize": ours_half, "MONAI half_res": monai_half}.items():
     print(f"{name}: a constant velocity of 2 moves the middle by {middle[0]:.3f} voxels")
 
 # %% [markdown]
-# A constant one: its exponential is linear in $v$, so factors cancel. Any other is not. Doubling instead of halving
-# integrates four times the velocity, and a quarter of that comes back: $\tfrac14 \exp(4v)$ in place of $\exp(v)$.
-# Measured on a smooth random velocity, zero at the border, against integration at full resolution:
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# A constant one. Its exponential is linear in $v$, so the factors cancel; and a constant field is exactly what many
+# people would test with.
+#
+# </details>
+#
+# With other velocities they do not cancel. Doubling instead of halving integrates four times the velocity, and a quarter
+# of the result comes back: $\tfrac14 \exp(4v)$ in place of $\exp(v)$. We measure it on a smooth random velocity that is
+# zero at the border, against integration at full resolution:
 
 # %%
 shape_of = random_velocity(volume, 1.0, smoothness=6)
@@ -494,32 +644,38 @@ assert residuals["MONAI half_res=True"][-1] > 4 * residuals["half resolution, re
 figure = Figure(figsize=(8.4, 3.1), layout="constrained")
 left, right = figure.subplots(1, 2)
 styles = {
-    "half resolution, resize": ("tab:blue", "o-"),
-    "MONAI half_res=True": ("tab:red", "s-"),
-    "¼ exp(4v)": ("gray", ":"),
+    "half resolution, resize": (BLUE, "o-"),
+    "MONAI half_res=True": (ORANGE, "s-"),
+    "¼ exp(4v)": ("#777777", ":"),
 }
 for axes, curves in ((left, rows), (right, residuals)):
     for name, values in curves.items():
         axes.plot(lengths, values, styles[name][1], color=styles[name][0], markersize=4, label=name)
     axes.set(xlabel="longest velocity vector (voxel)")
 left.set(ylabel="difference to full resolution (%)", title="Is it exp(v)?")
-right.set(ylabel="mean residual (voxel)", title="Does exp(−v) invert it?")
+right.set(ylabel="mean distance from home (voxel)", title="Does exp(−v) invert it?")
 left.legend(fontsize=8)
 figure
 
 # %% [markdown]
-# Nothing crashes, a network trains around it, and the Dice may even be fine. What is lost is what the velocity was
-# for: the map is no longer a flow, and $-v$ no longer its inverse. Integrating at half resolution is not the culprit:
-# done right, it differs by a few per cent on this field (the detail that a grid of half the size cannot hold,
-# whatever the amplitude), is inverted by $-v$, and takes an eighth of the work.
+# Nothing crashes, a network can train around it, and even the Dice may be fine. What is lost is what the velocity was
+# for: the map is no longer a flow, and $-v$ no longer gives its inverse. Integrating at half resolution is not to blame:
+# done right, it differs from full resolution by a few per cent on this field (the detail that a grid of half the size
+# cannot hold), it is inverted by $-v$, and in a volume it takes an eighth of the work.
 #
 # ## Trap 2: zeros in the integration
 #
-# For images, padding is a matter of taste. Inside the integration it is not: there the *displacement* is what is
-# sampled. MONAI's `DVF2DDF` pads it with zeros unless told otherwise. A constant velocity of 6 voxels should move
-# everything by 6.
+# For images, padding is a matter of taste. Inside the integration it is not, because there the *displacement* is what is
+# sampled. MONAI's `DVF2DDF` pads it with zeros unless you tell it otherwise. Take a constant velocity of 6 voxels, which
+# should move everything by 6.
+#
+# **Predict:** how far from 6 is the answer in the middle, and at the border?
+#
+# > *My prediction:*
 
 # %%
+from monai.networks.blocks import DVF2DDF
+
 push = torch.zeros(1, 2, 48, 48)
 push[:, 0] = 6.0
 profiles = {
@@ -527,77 +683,101 @@ profiles = {
     'DVF2DDF(padding_mode="border")': DVF2DDF(padding_mode="border")(push),
     "DVF2DDF(), zeros": DVF2DDF()(push),
 }
-figure = Figure(figsize=(6, 2.8), layout="constrained")
+figure = Figure(figsize=(6, 2.9), layout="constrained")
 axes = figure.subplots()
-for (name, u), style in zip(profiles.items(), ("-", "--", "-"), strict=True):
-    axes.plot(u[0, 0, :, 24], style, label=name)
-axes.set(
-    xlabel="voxel along axis 0",
-    ylabel="displacement (voxel)",
-    title="A constant velocity of 6",
-    ylim=(0, 6.6),
-)
+looks = (("-", BLUE, 3), ("--", AMBER, 1.5), ("-", ORANGE, 1.5))
+for (name, u), (style, colour, width) in zip(profiles.items(), looks, strict=True):
+    axes.plot(u[0, 0, :, 24], style, color=colour, linewidth=width, label=name)
+axes.set(xlabel="voxel along axis 0", ylabel="displacement (voxel)", ylim=(0, 6.6))
+axes.set_title("A constant velocity of 6")
 axes.legend(fontsize=8, loc="lower left")
 
 border, told, zeros = profiles.values()
 assert (border[:, 0] - 6).abs().max() < 1e-3 and (told[:, 0] - 6).abs().max() < 1e-3
-assert (
-    zeros[0, 0, -1, 24] < 3
-    and jacobian_determinant(zeros).min() < 0.5
-    and (zeros[0, 0, :36, 24] - 6).abs().max() < 1e-3
-)
+assert zeros[0, 0, -1, 24] < 3 and jacobian_determinant(zeros).min() < 0.5
+assert (zeros[0, 0, :36, 24] - 6).abs().max() < 1e-3
 figure
 
 # %% [markdown]
-# The flow meets a wall that is not there: the last voxels, which should be read from outside, are squeezed. On brains
-# in a black frame it does not matter; on tightly cropped organs (the hippocampus, say) it pulls at the anatomy.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# In the middle it is right. In the last voxels, which should be read from outside of the image, it falls below half of
+# 6: the flow meets a wall that is not there.
+#
+# </details>
+#
+# At such a wall the tissue is squeezed. In the black frame around a brain that harms nobody. In a tightly cropped organ
+# the border lies in the anatomy.
 #
 # ## Trap 3: half precision
 #
-# Mixed precision is a gift for convolutions. Coordinates are another matter: bfloat16 has 8 significant bits, and a
-# position along an axis of 160 voxels needs 8 for the *integer* part alone. We ask every voxel for a displacement of
-# 0.3 and see where it really reads, if the arithmetic of a warp runs in another type.
+# Mixed precision is a gift for convolutions. Coordinates are another matter: a bfloat16 has 8 significant bits, and a
+# position along an axis of 160 voxels needs 8 for its *integer* part alone. We ask every voxel for a displacement of 0.3,
+# and see where it really reads if the arithmetic of the warp runs in another type.
+#
+# **Predict:** what does bfloat16 make of the position 150 + 0.3?
+#
+# > *My prediction:*
 
 # %%
 n = 160
 
 
-def read_at(dtype, u=0.3):
-    """Positions asked for along an axis of n voxels, computed in ``dtype`` the usual way: voxels,
-    then [-1, 1]."""
-    position = torch.arange(n, dtype=dtype) + torch.tensor(u, dtype=dtype)
-    normalised = position * 2 / (n - 1) - 1
-    return (normalised.float() + 1) * (n - 1) / 2  # back to voxels, exactly
+def asked_for(dtype, u=0.3):
+    """The positions x + u along an axis of n voxels, in voxels, computed in ``dtype``."""
+    return torch.arange(n, dtype=dtype) + torch.tensor(u, dtype=dtype)
 
 
+def read_at(dtype):
+    """The same after the way to grid_sample's [-1, 1] in ``dtype``, and back to voxels exactly."""
+    normalised = asked_for(dtype) * 2 / (n - 1) - 1
+    return (normalised.float() + 1) * (n - 1) / 2
+
+
+wanted = torch.arange(n) + 0.3
 types = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-error = {name: read_at(dtype) - (torch.arange(n) + 0.3) for name, dtype in types.items()}
-grid_only = torch.linspace(-1, 1, n)
-rounding = (grid_only.bfloat16().float() - grid_only).abs().max().item() * (n - 1) / 2
+error = {name: read_at(dtype) - wanted for name, dtype in types.items()}
+position_only = asked_for(torch.bfloat16).float() - wanted
 worst = {name: e.abs().max().item() for name, e in error.items()}
-
-assert torch.tensor(150.0).bfloat16() + 0.3 == 150  # a shift of 0.3 voxel is lost
-assert worst["float32"] < 1e-4 and 0.01 < worst["float16"] < 0.2 and worst["bfloat16"] > 0.3
+print(f"150 + 0.3 in bfloat16: {(torch.tensor(150.0).bfloat16() + 0.3).item()}")
 print(f"largest error: {', '.join(f'{name} {value:.2g}' for name, value in worst.items())} voxel")
-print(f"of a perfect grid merely stored in bfloat16: {rounding:.2f} voxel")
 
 # %%
-figure = Figure(figsize=(8.4, 2.8), layout="constrained")
-axes = figure.subplots()
-for name, colour in (("bfloat16", "tab:red"), ("float16", "tab:orange"), ("float32", "black")):
-    axes.plot(error[name], ".-", color=colour, markersize=3, linewidth=0.6, label=name)
-axes.set(
-    xlabel="voxel",
-    ylabel="read at − asked for (voxel)",
-    title="A displacement of 0.3 along 160 voxels",
-)
-axes.legend(fontsize=8, ncols=3)
+figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+top, bottom = figure.subplots(2, 1, sharex=True)
+looks = {"bfloat16": (ORANGE, "."), "float16": (SKY, "."), "float32": ("#000000", "")}
+top.plot(position_only, ".-", color=ORANGE, markersize=3, linewidth=0.6)
+top.set(ylabel="error (voxel)", title="bfloat16: the position x + 0.3 alone")
+for name, (colour, marker) in looks.items():
+    bottom.plot(error[name], f"{marker}-", color=colour, markersize=3, linewidth=0.6, label=name)
+bottom.set(ylabel="error (voxel)", title="The whole way, through grid_sample's coordinates")
+bottom.set_xlabel("voxel")
+bottom.legend(fontsize=8, loc="lower left")
+
+assert torch.tensor(150.0).bfloat16() + 0.3 == 150  # a shift of 0.3 voxel is lost
+assert (position_only[128:] + 0.3).abs().max() < 1e-3  # whole voxels: rounded down
+assert (position_only[64:128] - 0.2).abs().max() < 1e-3  # halves: rounded up
+assert (position_only[16:64] + 0.05).abs().max() < 1e-3  # eighths, then quarters
+assert worst["float32"] < 1e-4 and 0.01 < worst["float16"] < 0.2 and worst["bfloat16"] > 0.3
 figure
 
 # %% [markdown]
-# From voxel 64 on bfloat16 knows only halves of a voxel, and from 128 on only whole ones: there a displacement of 0.3 does not exist. A training loop that lets its fields slip into
-# the network's half precision registers to half a voxel at best. The cure is one rule: **fields are float32**, under
-# autocast too. `warp` and `integrate` keep it, whatever comes in:
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# It makes 150 of it: the displacement is lost. With 8 significant bits, numbers from 128 on are whole numbers.
+#
+# </details>
+#
+# The upper figure shows the steps. From voxel 16 on, positions are eighths and then quarters of a voxel, and 0.3 becomes
+# 0.25. From 64 on they are halves, and 0.3 becomes 0.5, which is 0.2 too much. From 128 on they are whole, and 0.3
+# becomes 0, which is 0.3 too little: that is why the error changes its sign there. The lower figure adds a second rounding, of the
+# coordinates between −1 and 1. They are finest near 0, in the middle of the axis, and coarse at both ends, so the errors
+# scatter.
+#
+# A training loop that lets its fields slip into the network's half precision registers to half a voxel at best. The cure
+# is one rule: **fields are float32**, under autocast too. `warp` and `integrate` keep to it, whatever comes in:
 
 # %%
 ramp = torch.arange(float(n)).view(1, 1, n, 1).expand(1, 1, n, 8)
@@ -613,27 +793,75 @@ print(
 )
 
 # %% [markdown]
+# ## The same in MONAI
+#
+# MONAI calls a velocity a *dense velocity field* (DVF) and a displacement a *dense displacement field* (DDF). Its layer
+# from the one to the other is `DVF2DDF`, and its warp is `Warp`. Both follow the same convention as this course: vectors
+# in voxels, component $c$ along array axis $c$. With the padding written out, they give our numbers, on our two people
+# and on the eddies:
+
+# %%
+from monai.networks.blocks import Warp
+
+to_ddf = DVF2DDF(num_steps=7, mode="bilinear", padding_mode="border")
+monai_warp = Warp(mode="bilinear", padding_mode="border")
+ddf = to_ddf(found)  # (1, 2, H, W)
+arrived = monai_warp(moving, ddf)
+assert distance(ddf, there).max() < 1e-3 and (arrived - gone).abs().max() < 1e-3
+assert distance(to_ddf(velocity), flow).max() < 1e-3
+print(f"the same flow to {distance(ddf, there).max():.0e} pixel")
+
+inside = fixed_label[:, 0] > 0
+default = distance(DVF2DDF()(found), there)
+print(f"with its default padding: up to {default.max():.2f} pixel off in the frame,")
+print(f"and up to {default[inside].max():.3f} pixel inside the brain")
+assert default[inside].mean() < 0.05 < default.max()
+
+# %% [markdown]
+# The defaults differ, and this is worth knowing when you read MONAI's tutorials: `Warp` alone pads with the border,
+# `DVF2DDF` and `VoxelMorph` pad with zeros. Neither default is a mistake. What went wrong in trap 1 is one, and it is
+# instructive: a test with a constant field passes, and so does a test of shapes. The tests that find it are the two of
+# this page. Compare with a flow that is known, and compose with the inverse.
+#
 # ## What you now have
 #
-# - A velocity is followed, a displacement is jumped. $\exp(v)$ by scaling and squaring: four lines, and seven warps
+# - A velocity is followed, a displacement is jumped. $\exp(v)$ by scaling and squaring takes four lines, and seven warps
 #   do the work of 128 Euler steps.
-# - First-order convergence down to a floor that interpolation sets.
-# - The inverse is $\exp(-v)$; the fixed point inverts a displacement that has no velocity, as long as it is gentle.
-# - Folding after all: too few squarings, or a velocity too rough for its grid.
+# - It converges with first order, down to a floor that interpolation sets.
+# - The inverse is $\exp(-v)$. The fixed-point solver inverts a displacement that has no velocity, as long as it is
+#   gentle.
+# - It folds after all if there are too few squarings, or if the velocity is too rough for its grid.
 #
-# **What can go wrong.** Wrong factors at half resolution (a constant test field will not tell), zeros padded into a
-# displacement, coordinates in half precision. All three run without a word.
+# **Where this idea comes from.** Here the velocity does not change in time; it is *stationary*. LDDMM (Beg et al.) lets
+# it change, which reaches more maps and gives a distance between shapes, and costs more memory and time. DARTEL
+# (Ashburner) made the stationary velocity popular in neuroimaging. The log-demons (Vercauteren et al.) update such a
+# velocity by optical-flow forces. VoxelMorph's diffeomorphic version (Dalca et al.) lets a network predict it.
+#
+# **What can go wrong.** The factors at half resolution are exchanged, and a constant test field does not tell. Zeros are
+# padded into a displacement. Coordinates are computed in half precision. None of the three raises an error.
 #
 # **Try it.**
-# 1. Replace the first step of `exponential` by one midpoint step,
+# 1. *(middle)* Replace the first step of `exponential` by one midpoint step,
 #    $\frac{v}{2^K}\bigl(x + \frac{v(x)}{2^{K+1}}\bigr)$. What does the convergence plot look like?
-# 2. Integrate $v$ and $2v$ of the random field. Is $\exp(2v) = \exp(v) \circ \exp(v)$? And
+# 2. *(middle)* Integrate $v$ and $2v$ of the random field. Is $\exp(2v) = \exp(v) \circ \exp(v)$? And is
 #    $\exp(v + w) = \exp(v) \circ \exp(w)$ for another $w$?
+# 3. *(easy)* Add the frames 3 and 5 to the slider. Does the flow of this velocity fold at some time?
+# 4. *(hard)* Write `integrate` for a velocity that changes in time, given as a list of four fields that are followed for
+#    a quarter of a unit each. What is its inverse?
 #
-# **References.** Arsigny et al., *A log-Euclidean framework for statistics on diffeomorphisms*, MICCAI 2006.
-# Ashburner, *A fast diffeomorphic image registration algorithm* (DARTEL), NeuroImage 38(1), 2007. Dalca et al.,
-# *Unsupervised learning for fast probabilistic diffeomorphic registration*, MICCAI 2018. Chen et al., *A simple
-# fixed-point approach to invert a deformation field*, Medical Physics 35(1), 2008. Moler and Van Loan, *Nineteen
-# dubious ways to compute the exponential of a matrix, twenty-five years later*, SIAM Review 45(1), 2003.
+# **References.** Arsigny et al., *A log-Euclidean framework for statistics on diffeomorphisms*, MICCAI 2006,
+# [doi:10.1007/11866565_113](https://doi.org/10.1007/11866565_113). Ashburner, *A fast diffeomorphic image registration
+# algorithm* (DARTEL), NeuroImage 38(1), 2007,
+# [doi:10.1016/j.neuroimage.2007.07.007](https://doi.org/10.1016/j.neuroimage.2007.07.007). Beg et al., *Computing large
+# deformation metric mappings via geodesic flows of diffeomorphisms* (LDDMM), IJCV 61(2), 2005,
+# [doi:10.1023/B:VISI.0000043755.93987.aa](https://doi.org/10.1023/B:VISI.0000043755.93987.aa). Vercauteren et al.,
+# *Symmetric log-domain diffeomorphic registration: a demons-based approach*, MICCAI 2008,
+# [doi:10.1007/978-3-540-85988-8_90](https://doi.org/10.1007/978-3-540-85988-8_90). Dalca et al., *Unsupervised learning
+# for fast probabilistic diffeomorphic registration*, MICCAI 2018,
+# [doi:10.1007/978-3-030-00928-1_82](https://doi.org/10.1007/978-3-030-00928-1_82). Chen et al., *A simple fixed-point
+# approach to invert a deformation field*, Medical Physics 35(1), 2008,
+# [doi:10.1118/1.2816107](https://doi.org/10.1118/1.2816107). Moler and Van Loan, *Nineteen dubious ways to compute the
+# exponential of a matrix, twenty-five years later*, SIAM Review 45(1), 2003,
+# [doi:10.1137/S00361445024180](https://doi.org/10.1137/S00361445024180).
 #
 # Next: [04 VoxelMorph](04_voxelmorph.ipynb): a network that predicts the velocity.

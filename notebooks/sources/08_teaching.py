@@ -1,11 +1,16 @@
 # %% [markdown]
-# # 08 Teaching
+# # 08 Teaching (an appendix for teachers)
 #
-# For teachers. A check that gives points is a measuring instrument, and it is worth what it can tell apart. Here you write
-# an exercise in the format of the course's assignments, hand it to a class of eight, find that your check lets wrong
-# answers pass, sharpen it until each known mistake is caught by name, and grade the class again: in sandboxes, under
-# pytest with nbval, broken and dishonest notebooks included. By the end you can adapt the course's assignments, and you know
-# what the grading does *not* protect you from.
+# **Students skip this page.** It belongs to no other page, no later page needs it, and nothing in it is asked anywhere. It is for
+# those who adapt the assignments of the course and grade them.
+#
+# A check that gives points is a measuring instrument, and it is worth what it can tell apart. Here you write an exercise in the format
+# of the course's assignments, hand it to a class of eight, and find that your check lets wrong answers pass. You sharpen it until it
+# catches each known mistake by name, and grade the class again: in sandboxes, under pytest with nbval, with broken and dishonest
+# notebooks among them.
+#
+# Afterwards you can adapt the course's assignments, judge a check by the mistakes that it catches, read the result of a class, and say
+# what the grading does *not* protect you from. You need notebook 01 (the Dice overlap).
 #
 # | | CPU, quick | GPU, full |
 # |---|---|---|
@@ -34,7 +39,7 @@ session = start()
 print(session)
 
 # %% [markdown]
-# Grading runs notebooks with nbval, which readers of the other pages do not need.
+# Grading runs notebooks with nbval, which the other pages do not need.
 
 # %%
 for package in ("nbval", "jupytext"):
@@ -44,10 +49,10 @@ for package in ("nbval", "jupytext"):
 # %% [markdown]
 # ## An exercise is one script
 #
-# The course's assignments are scripts in `notebooks/assignments/sources`, the only files that anybody edits. In a header, each
-# cell carries nbgrader's metadata: a **solution** cell, which the student fills, and a **check** cell, which is worth points.
-# What stands between `BEGIN SOLUTION` and `END SOLUTION` is yours; what stands between `BEGIN HIDDEN TESTS` and
-# `END HIDDEN TESTS` no student sees. To adapt an assignment is to edit such a script.
+# The course's assignments are scripts in `notebooks/assignments/sources`, and these are the only files that anybody edits. Each cell
+# carries nbgrader's metadata in a header: a **solution** cell is filled by the student, and a **check** cell is worth points.
+# What stands between `BEGIN SOLUTION` and `END SOLUTION` is yours. What stands between `BEGIN HIDDEN TESTS` and
+# `END HIDDEN TESTS` is seen by no student. To adapt an assignment means to edit such a script.
 #
 # Ours has one exercise, the Dice overlap of notebook 01. Its check is a first draft, of the kind that one writes in a hurry.
 
@@ -105,28 +110,30 @@ assert not any(
 )
 
 # %% [markdown]
-# That is what the student gets: no solution, no hidden test. For the real assignments `make release` writes the whole bundle.
+# This is what the student gets: no solution and no hidden test. For the real assignments `make release` writes the whole bundle.
 #
 # ## A class of eight
 #
-# Three are right, each in their own way. Ada took the overlap over union, which is not Dice. Ben divides by the larger mask.
+# Three of them are right, each in their own way. Ada took the overlap over union, which is not Dice. Ben divides by the larger mask.
 # Cem compares all voxels, background included. Dot divides by zero on empty masks. Eve does not answer the question: her
 # result claims to equal whatever it is compared with, and where she runs the check herself it does.
 #
-# **Predict before you run:** whom of the last five does the draft catch?
+# **Predict:** whom of the last five does the draft catch?
+#
+# > *My prediction:*
 
 # %%
 answers = {
     "Fay": "total = a.sum() + b.sum()\nreturn 2 * (a & b).sum() / total if total else 1.0",
-    "Gil": "if not (a.any() or b.any()):\n    return 1.0\nreturn 2 * np.sum(a * b) / (np.sum(a) + "
-    "np.sum(b))",
+    "Gil": "if not (a.any() or b.any()):\n    return 1.0\n"
+    "return 2 * np.sum(a * b) / (np.sum(a) + np.sum(b))",
     "Hal": "n = np.count_nonzero\nreturn 2 * n(a & b) / (n(a) + n(b)) if n(a) + n(b) else 1.0",
     "Ada": "return (a & b).sum() / (a | b).sum() if (a | b).any() else 1.0",
     "Ben": "total = (a | b).sum()\nreturn (a & b).sum() / max(a.sum(), b.sum()) if total else 1.0",
     "Cem": "return (a == b).mean()",
     "Dot": "return 2 * (a & b).sum() / (a.sum() + b.sum())",
-    "Eve": "class Agrees(float):\n    def __eq__(self, other):\n        return True\nreturn "
-    "Agrees(0.5)",
+    "Eve": "class Agrees(float):\n    def __eq__(self, other):\n        return True\n"
+    "return Agrees(0.5)",
 }
 right = ("Fay", "Gil", "Hal")
 
@@ -180,6 +187,7 @@ def grade_class():
     )
 
 
+# %%
 draft = grade_class()
 total = {grade.student: grade.total for grade in draft.grades}
 assert all(total[student] == 4 for student in right)
@@ -188,27 +196,38 @@ assert fooled == ["Ada", "Ben", "Cem", "Dot"]
 gradebook.table(draft.grades)
 
 # %% [markdown]
-# Full marks for everybody but Eve: of her object only its number, 0.5, comes back to us. The draft asks only where right and
-# wrong agree: a mask with itself, and with its complement. Even so it has three assertions, passes the reference solution and
-# looks like a test.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Nobody but Eve: of her object only its number, 0.5, comes back to us. The seven others have full marks. The draft asks only where right and
+# wrong agree: a mask with itself, and a mask with its complement.
+#
+# </details>
+#
+# Even so the draft has three assertions, the reference solution passes it, and it looks like a test.
 #
 # ## A check that can fail
 #
-# A check is as good as the mistakes it was tried on. So list the mistakes first; then ask of *each assertion* which of them it
-# tells from the right answer. A line that catches nothing is decoration, a mistake that no line catches is a hole.
+# A check is as good as the mistakes that it was tried on. So list the mistakes first. Then ask of *each assertion* which of them it
+# tells from the right answer. An assertion that catches nothing is decoration, and a mistake that no assertion catches is a hole. The next
+# cells try five questions: the two of the draft, and three new ones.
+#
+# **Predict:** which of the five questions catches the most of the five wrong answers?
+#
+# > *My prediction:*
 
 # %%
 import numpy as np
 
 
 def function(body):
-    """The answer as a function, for trying checks on it right here; only do that with code of your
-    own."""
+    """The answer as a function, to try checks on it here; do that with code of your own only."""
     names = {"np": np}
     exec(f"def dice(a, b):\n{textwrap.indent(body, '    ')}", names)
     return names["dice"]
 
 
+# %%
 a, b, none = np.array([[1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0] * 6], dtype=bool)
 questions = {
     "a with itself is 1": lambda dice: dice(a, a) == 1,
@@ -224,22 +243,21 @@ with np.errstate(invalid="ignore"):
 assert passed[:3].all()  # the three right answers pass every question
 assert not passed[3:].all(axis=1).any()  # and no wrong one passes all
 assert not passed[3:, 2:].all(axis=1).any()  # the last three questions are enough
+caught = dict(zip(questions, (~passed[3:]).sum(axis=0).tolist(), strict=True))
+print(*(f"{count} caught by: {question}" for question, count in caught.items()), sep="\n")
+assert list(caught.values())[:3] == [0, 0, 4]
 
 # %%
+from matplotlib.colors import ListedColormap
+
 from course_utils.plotting import Figure
 
 figure = Figure(figsize=(7.5, 3.6), layout="constrained")
 axes = figure.subplots()
-axes.imshow(passed, cmap="RdYlBu", vmin=-0.3, vmax=1.3, aspect="auto")
+axes.imshow(passed, cmap=ListedColormap(["#E69F00", "#BFE3F7"]), vmin=0, vmax=1, aspect="auto")
 for row, column in np.ndindex(*passed.shape):
-    axes.text(
-        column,
-        row,
-        "pass" if passed[row, column] else "CAUGHT",
-        ha="center",
-        va="center",
-        fontsize=9,
-    )
+    text = "pass" if passed[row, column] else "CAUGHT"
+    axes.text(column, row, text, ha="center", va="center", fontsize=9)
 axes.set_xticks(range(len(questions)), [textwrap.fill(question, 14) for question in questions])
 axes.set_yticks(range(len(answers)), answers)
 axes.axhline(2.5, color="black", linewidth=1.5)
@@ -248,13 +266,24 @@ axes.spines[:].set_visible(False)
 figure
 
 # %% [markdown]
-# The first two questions are what the draft asked, and they catch nobody: decoration. One honest case, 2/5, catches four of
-# five at once. Dot needs the empty masks. Here, in one process with her code, Eve's object equals everything, so `==` never
-# catches it; subtraction does, until she redefines that too, and the type does for good.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# "a with b is 2/5" catches four of the five: one honest case, worked out by hand, in which the known mistakes give other numbers. The first two
+# questions are those of the draft, and they catch nobody.
+#
+# </details>
+#
+# Dot is caught by the empty masks alone. Here, in one process with her code, Eve's object equals everything, so `==` never
+# catches it. Subtraction does, until she redefines that too, and the type catches her for good.
 #
 # A good check also *teaches*. Its message says what came and what was expected and, where the number betrays the mistake,
-# names it. The visible part lets the student see the format and the main case; the hidden part asks the same on other
+# names it. The visible part lets the student see the format and the main case. The hidden part asks the same about other
 # numbers, so that nobody can write the answer down.
+#
+# **Predict:** Ben divides by the larger mask and gets 1/3 instead of 2/5. What should the message tell him?
+#
+# > *My prediction:*
 
 # %%
 VISIBLE = """
@@ -277,6 +306,7 @@ for seed in range(5):
     found = float(dice(a, b))
     assert abs(found - wanted) < 1e-6, f"{found:.3f} instead of {wanted:.3f} on other masks"
 """
+# %%
 source.write_text(script(VISIBLE, HIDDEN))
 
 final = grade_class()
@@ -285,7 +315,7 @@ assert {student for student in total if total[student] == 4} == set(right)
 gradebook.table(final.grades)
 
 # %% [markdown]
-# What each of the five is told:
+# The three right answers have their points, and the five wrong ones have none. Each of the five is told why:
 
 # %%
 messages = {grade.student: grade.exercises[0].message for grade in final.grades if not grade.total}
@@ -295,20 +325,29 @@ assert "union" in messages["Ada"] and "both" in messages["Ben"] and "background"
 assert "empty" in messages["Dot"] and "0.500" in messages["Eve"]
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# What came, what was expected, and the cause, "divide by both masks". Only the first two are certain. The cause is a guess from
+# the number, and it is worth to be made where few other mistakes give this number.
+#
+# </details>
+#
 # ## Broken, slow, dishonest
 #
-# Five more hand something in. Ivy's loop never ends, and Jon's cell ends the kernel. Kim deleted the check; Lou replaced
-# Python's `abs` and `type`; Max sent no notebook at all. **Predict** what each of them gets, and what the eight others lose.
+# Five more hand something in. Ivy's loop never ends, and Jon's cell ends the kernel. Kim has deleted the check. Lou has replaced
+# Python's `abs` and `type`. Max has sent no notebook at all.
+#
+# **Predict:** how many points does each of them get, and how many do the eight others lose?
+#
+# > *My prediction:*
 
 # %%
 hand_in(handed_in, "Ivy", "while True:\n    pass")
 hand_in(handed_in, "Jon", "import os\nos._exit(0)")
 hand_in(handed_in, "Kim", answers["Ada"])
-hand_in(
-    handed_in,
-    "Lou",
-    "import builtins\nbuiltins.abs, builtins.type = (lambda x: 0), (lambda x: float)\nreturn 0.0",
-)
+patch = "builtins.abs, builtins.type = (lambda x: 0), (lambda x: float)"
+hand_in(handed_in, "Lou", f"import builtins\n{patch}\nreturn 0.0")
 kim = handed_in / "Kim" / "01_overlap.ipynb"
 notebook = nbformat.read(kim, as_version=4)
 notebook.cells = [cell for cell in notebook.cells if not cell.metadata.nbgrader.grade]
@@ -318,14 +357,21 @@ nbformat.write(notebook, kim)
 
 everybody = grade_class()
 total = {grade.student: grade.total for grade in everybody.grades}
-assert {student for student in total if total[student]} == set(
-    right
-)  # nobody lost, or won, by what others did
+won = {student for student in total if total[student]}
+assert won == set(right)  # nobody lost, or won, by what others did
 gradebook.table(everybody.grades).tail(5)
 
 # %% [markdown]
-# The eight were not run again: what is graded is remembered by the content of the student's cells, of the assignment and of
-# the course's code. Change one of them, and exactly that is graded anew.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# They get none, and the others lose none. A cell that never ends has a limit of time, a kernel that dies has died alone, our check replaces
+# the one that Kim deleted, and the verdict on Lou's cell is read outside of the kernel whose functions Lou has replaced.
+#
+# </details>
+#
+# The eight were not run again. A grade is remembered by the content of the student's cells, of the assignment and of the course's
+# code. If one of them changes, exactly that is graded anew.
 #
 # ## Reading the result
 
@@ -333,23 +379,19 @@ gradebook.table(everybody.grades).tail(5)
 gradebook.histogram(everybody.grades)
 
 # %% [markdown]
-# An exercise that few solved asks a question back: is it hard, badly worded, or checked wrongly? Read the messages on the
-# feedback pages before you read the mean. `gradebook.write` puts everything into a folder: `grades.csv` for your records,
-# a page per student, on which nothing of theirs can run as a script, `grades.json`, and this figure.
+# An exercise that few have solved asks a question back: is it hard, badly worded, or checked wrongly? Read the messages on the
+# feedback pages before you read the mean. `gradebook.write` puts everything into a folder: `grades.csv` for your records, a page
+# for each student, on which nothing of theirs can run as a script, `grades.json`, and this figure.
 
 # %%
 out = session.runs / "teaching" / "grades"
 gradebook.write(everybody, out)
-print(
-    *sorted(
-        path.relative_to(out).as_posix() for path in out.rglob("*.*") if ".cache" not in path.parts
-    ),
-    sep="\n",
-)
+written = [path.relative_to(out) for path in out.rglob("*.*") if ".cache" not in path.parts]
+print(*sorted(path.as_posix() for path in written), sep="\n")
 assert len(list((out / "feedback").glob("*.html"))) == 13
 
 # %% [markdown]
-# For the course's own assignments all of that is one command. It takes files, folders and zips as Moodle makes them:
+# For the course's own assignments one command does all of that. It takes files, folders and zips as Moodle makes them:
 #
 # ```sh
 # python -m course_utils grade submissions.zip --out grades
@@ -366,11 +408,8 @@ assert len(list((out / "feedback").glob("*.html"))) == 13
 # that; macOS and some containers do not, and there `grade` refuses unless it is told to go on.
 
 # %%
-print(
-    "isolated"
-    if everybody.denied is None
-    else "no namespaces here: other files and the network were in reach"
-)
+open_doors = "no namespaces here: other files and the network were in reach"
+print("isolated" if everybody.denied is None else open_doors)
 
 # %% [markdown]
 # What no sandbox can see is who wrote an answer, and whether a right number was computed or looked up: a function that asks
@@ -380,24 +419,26 @@ print(
 #
 # ## What you now have
 #
-# - The format: one script with solutions, visible and hidden checks, of which students' notebooks are made.
-# - A habit: first the list of mistakes, then the check; each line has to catch one, each mistake has to be caught.
-# - A graded class, with a table, pages, and a figure to read.
+# - The format: one script with solutions, visible checks and hidden checks, of which the students' notebooks are made.
+# - A habit: first the list of mistakes, then the check. Each assertion has to catch one, and each mistake has to be caught.
+# - A graded class, with a table, feedback pages, and a figure to read.
 #
-# **What can go wrong.** A check that compares with `==` what should be close. One that fails right answers in another
-# style: try at least three. A hidden test that asks what the text never promised. A time limit measured on your machine
-# alone. Points that depend on an earlier exercise. Grading where namespaces are denied, and not reading that line.
+# **What can go wrong.** A check compares with `==` what should be close. It fails right answers in another style, so try at least three.
+# A hidden test asks what the text has never promised. A time limit was measured on your machine alone. Points depend on an earlier
+# exercise. Namespaces are denied, and nobody reads that line.
 #
 # **Try it.**
-# 1. A sixth mistake: Dice of the *background*. Which question catches it?
-# 2. Add a second exercise to the script, Dice of several labels, independent of the first: its check uses
+# 1. *(easy)* Write a sixth mistake: the Dice of the *background*. Which question catches it?
+# 2. *(middle)* Add a second exercise to the script, the Dice of several labels, independent of the first. Its check uses
 #    `course_utils.metrics.dice`.
-# 3. Take exercise 4 of `notebooks/assignments/sources/02_warping.py`, and find a wrong warp that passes. Then send us
-#    the check that catches it.
+# 3. *(hard)* Take exercise 4 of `notebooks/assignments/sources/02_warping.py`, and find a wrong warp that passes. Then send us the check
+#    that catches it.
 #
-# **References.** Jupyter et al., *nbgrader: a tool for creating and grading assignments in the Jupyter Notebook*, Journal of
-# Open Source Education 2(11), 2019. Fangohr et al., *Testing with Jupyter notebooks: NoteBook VALidation (nbval) plug-in for
-# pytest*, arXiv:2001.04808, 2020. Dice, *Measures of the amount of ecologic association between species*, Ecology 26(3), 1945.
+# **References.** Jupyter et al., *nbgrader: a tool for creating and grading assignments in the Jupyter Notebook*, Journal of Open
+# Source Education 2(11), 2019, [doi:10.21105/jose.00032](https://doi.org/10.21105/jose.00032). Fangohr et al., *Testing with Jupyter
+# notebooks: NoteBook VALidation (nbval) plug-in for pytest*, [arXiv:2001.04808](https://arxiv.org/abs/2001.04808), 2020. Dice, *Measures
+# of the amount of ecologic association between species*, Ecology 26(3), 1945,
+# [doi:10.2307/1932409](https://doi.org/10.2307/1932409).
 #
-# Next: [09 Learn2Reg](09_learn2reg.ipynb), where a training goes wrong in three ways; or begin again at [00 Start here](00_start_here.ipynb), as
-# a student of your own course.
+# Next: [09 Learn2Reg](09_learn2reg.ipynb), where a training goes wrong in three ways; or [00 Start here](00_start_here.ipynb), as a student of
+# your own course.

@@ -2,7 +2,7 @@
 # # 12 Two directions
 #
 # Which scan is moved onto which is your choice, and the anatomy knows nothing of it. So a registration that is asked twice, once in
-# either direction, should give one answer and its inverse. A network gives two answers. Here you measure how far it contradicts
+# each direction, should give one answer and its inverse. A network gives two answers. Here you measure how far it contradicts
 # itself, write down the four cures that people use (judge the inverse too, ICON, GradICON, an antisymmetric velocity), and let
 # them meet at equal work: who becomes consistent, and what does it cost?
 #
@@ -38,8 +38,8 @@ print(session)
 # %% [markdown]
 # ## Slices, because five networks are to be trained
 #
-# Where the data folder holds `oasis2d` (`python -m course_utils download oasis2d`, 24 MB), this page works on real coronal slices;
-# otherwise on slices of the built-in cohort, which need no download. Nothing below depends on the number of dimensions.
+# This page works on real coronal slices, which its first cell fetches (`oasis2d`, 24 MB), or else on slices of the built-in cohort.
+# Nothing below depends on the number of dimensions.
 
 # %%
 from course_utils.data.cohorts import load_slices
@@ -65,17 +65,22 @@ images = {"moving": item["moving"], "fixed": item["fixed"]}
 outlines = {side: item[f"{side}_label"] for side in images}
 deep = ("ventric", "thal", "deep")
 drawn = {v: name for v, name in labels.items() if any(part in name.lower() for part in deep)}
-panel(images, labels=outlines, names=drawn, **cohort.info.view)
+panel(images, labels=outlines, names=drawn, fill=True, **cohort.info.view)
 
 # %% [markdown]
-# Two people, and the outlines of some structures deep inside. Which of them is the moving one was decided by the order of a list.
+# These are two people, with some of their structures deep inside filled with colour. Which of them is the moving one was decided by the order of a
+# list.
 
 # %% [markdown]
 # ## Ask twice
 #
 # Train a pyramid for a little while, one way: it is shown (moving, fixed) and never told of the other order. Then ask for both
-# directions and compose the answers: there, and back. **Predict:** how far from its place does a pixel end? And how far does the
-# network move an image that is registered *to itself*?
+# directions and compose the answers: there, and back. A second question costs nothing more: what does the network do with an image
+# that is registered *to itself*, where the right answer is to move nothing?
+#
+# **Predict:** how many pixels from its place does a pixel end, on average, after the way there and back?
+#
+# > *My prediction:*
 
 # %%
 import shutil
@@ -85,8 +90,10 @@ from course_utils.objectives import pair_objective
 from course_utils.training import TrainConfig, fit
 
 judge = pair_objective("ncc", smoothness=1.0, coarseness=2)
+STEPS = 350
 
 
+# %%
 def trained(name, objective, steps, **network):
     """A pyramid of the session's seed after some steps."""
     out = session.runs / "two_directions" / name.replace(" ", "_")
@@ -108,7 +115,6 @@ def trained(name, objective, steps, **network):
 
 
 # %%
-STEPS = 350
 one_way = trained("one way", judge, STEPS)
 
 # %%
@@ -137,11 +143,21 @@ print(f"an image to itself: moved by {length(to_itself(one_way)):.2f} pixel")
 assert length(there_and_back(one_way)) > 0.3 and length(to_itself(one_way)) > 0.05
 
 # %% [markdown]
-# The network has no reason to know better. Its two answers come from two different inputs, and nobody ever compared them. An image
-# against itself moves because the network answers with what such images *usually* need.
+# <details>
+# <summary>Compare with your prediction</summary>
 #
-# Is that the fault of the map? No: this network predicts a velocity, and $\exp(-v)$ is the inverse of $\exp(v)$ whatever
-# was learnt (notebook 03). **An invertible map and a consistent network are two different things.**
+# It ends a good part of a pixel away from home; the number is printed above. The network has no reason to do better, because its two
+# answers come from two different inputs, and nobody ever compared them. An image against itself moves for the same reason: the network
+# answers with what such images *usually* need.
+#
+# </details>
+#
+# Is that the fault of the map? This network predicts a velocity $v$, and its map is $\exp(v)$. So there is another way back: not to ask
+# the network a second time, but to take $\exp(-v)$ of its first answer.
+#
+# **Predict:** how far from home does a pixel end on this way, compared with the number above?
+#
+# > *My prediction:*
 
 # %%
 with torch.no_grad():
@@ -151,6 +167,14 @@ print(f"there, and back by exp(-v): {length(undone):.3f} pixel")
 assert length(undone) < 0.1 * length(there_and_back(one_way))
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# It is nearly at home: $\exp(-v)$ is the inverse of $\exp(v)$, whatever was learnt (notebook 03), and only the integration on a grid
+# leaves a few hundredths of a pixel. **An invertible map and a consistent network are two different things.**
+#
+# </details>
+#
 # ## Cure 1: judge the inverse too
 #
 # voxelmorph's `--bidir` does this: one velocity, two maps, two losses. The moving image goes to the fixed one by $\exp(v)$,
@@ -185,8 +209,12 @@ assert abs(by_hand - tested) < 0.01
 #
 # **ICON** runs the network in both directions and punishes what the composition lacks of being the identity,
 # $\|u_{ab} \circ u_{ba}\|^2$. **GradICON** punishes only its *gradient*: a composition that is a small shift everywhere is nearly as
-# good as the identity, and forcing it to zero costs accuracy. **Predict:** two maps that both shift by 3 pixels to the right.
-# What does each of them pay? And two that both shrink by 10 %?
+# good as the identity, and forcing it to zero costs accuracy. The next cell tries both losses on two maps that both shift by 3 pixels
+# to the right, and on two maps that both shrink by 10 %.
+#
+# **Predict:** which of the two losses minds the shifts?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.fields import identity_grid
@@ -203,13 +231,25 @@ assert gradient_inconsistency(shift, shift) < 1e-6
 assert torch.isclose(gradient_inconsistency(shrink, shrink), torch.tensor(2 * (0.9**2 - 1) ** 2))
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Only ICON does. There and back, each pixel ends 6 pixels to the right, and ICON pays the square of that, 36. The composition is the same
+# shift everywhere, so its gradient is zero and GradICON pays nothing. The shrinking maps cost something under both.
+#
+# </details>
+#
 # Both cures work for any network, also for one that predicts a displacement and knows no inverse. Both run it twice for each
 # pair, and both are *penalties*: consistency is bought, pair by pair of the training set, and never complete.
 #
 # ## Cure 4: antisymmetric by construction
 #
 # Take the difference of the network's two answers, half of it: $v(m, f) = \tfrac12\bigl(g(m, f) - g(f, m)\bigr)$. Swap the images,
-# and the sign changes. Put one image in twice, and it is zero. No training is needed for that, no data, no weight to choose:
+# and the sign changes. No training is needed for that, no data, no weight to choose. The next cell tries it with random weights.
+#
+# **Predict:** how far does such a network move an image that is registered to itself?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.fields import integrate
@@ -236,14 +276,25 @@ print(
 assert length(compose(there, back)) < 0.1 * contradiction and itself == 0
 
 # %% [markdown]
-# What remains comes from integrating on a grid, not from the network. The course's pyramid does it level by level: both images move
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Not at all, and that is exact: if both images are the same, the difference is a number minus itself. It needs no training.
+#
+# </details>
+#
+# What remains of the way there and back comes from integrating on a grid, not from the network. The course's pyramid does it level by level: both images move
 # half of the way, are compared in the middle in both orders with the same weights, and the difference is what is added. It is
 # `NetworkSpec("pyramid", {"antisymmetric": True})`, and what `train` builds when there are no labels.
 #
 # ## All five, at equal work
 #
 # ICON and GradICON run the network twice for each pair, so they get half the steps; the antisymmetric network compares twice at each
-# level, and gets two thirds. **Predict** two orders: by Dice, and by the distance from home.
+# level, and gets two thirds.
+#
+# **Predict** the order of the five by the distance from home, from far to near. Does the last one pay for it with overlap?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.objectives import Consistent
@@ -291,10 +342,18 @@ assert (
 )
 
 # %% [markdown]
-# The antisymmetric network is the only one whose answers are each other's inverse, and no image moves against itself. Judging
-# the inverse too makes each *map* right in both directions; that the network's two answers contradict each other less is a side
-# effect, and it stops far from zero. The penalties push the contradiction down, and leave some of it. The antisymmetric network
-# has not paid for its consistency with overlap. The picture of a straight grid sent there and back says it faster:
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# One way is furthest from home. Judging the inverse too makes each *map* right in both directions; that the network's two answers
+# contradict each other less is a side effect, and it stops far from zero. The penalties of ICON and GradICON push the contradiction
+# further down, and leave some of it. Only the antisymmetric network's answers are each other's inverse, and it has not paid for that with
+# overlap.
+#
+# </details>
+#
+# A picture says it faster: a straight grid, sent there and back by each of the five. The number above each grid is the mean distance from
+# home in pixels.
 
 # %%
 from course_utils.plotting import deformed_grid
@@ -340,13 +399,78 @@ figure
 # - And always: `python -m course_utils evaluate` prints `swap_voxels` and `self_voxels`. They need no labels, so you can measure
 #   them on your own patients.
 #
+# ## The same in MONAI
+#
+# MONAI has none of the four cures ready-made, but it has the parts. `DVF2DDF` is our `integrate`: it turns a velocity field into a
+# displacement field, and with $-v$ into the way back. `Warp` moves an image, and also one field by another, which is how two
+# displacements are composed. With its local correlation, cure 1 takes four lines:
+
+# %%
+import warnings
+
+from monai.losses import LocalNormalizedCrossCorrelationLoss
+from monai.networks.blocks import DVF2DDF, Warp
+
+warnings.filterwarnings("ignore", message=".*native grid_sample")
+exponential, move = DVF2DDF(num_steps=7), Warp(padding_mode="border")
+unlike = LocalNormalizedCrossCorrelationLoss(spatial_dims=2, kernel_size=9)  # from -1 to 0
+with torch.no_grad():
+    there, back = exponential(found.velocity), exponential(-found.velocity)
+    moved, moved_back = move(moving, there), move(fixed, back)
+    theirs = 1 + (unlike(moved, fixed) + unlike(moved_back, moving)) / 2
+    home = back + move(there, back)  # (1, 2, H, W): there, and back
+ours = inverse_too(found, moving, fixed, smoothness=0)
+inside = (..., slice(8, -8), slice(8, -8))  # away from the border
+apart = (there - integrate(found.velocity))[inside].abs().max()
+print(f"both directions: MONAI {theirs:.4f}, ours {ours:.4f}; home again: {length(home):.3f} pixel")
+print(f"DVF2DDF and integrate differ by {apart:.1e} pixel away from the border")
+assert abs(theirs - ours) < 0.02 and apart < 0.02
+assert length(home) < 0.3 * length(there_and_back(one_way))
+
+# %% [markdown]
+# At the border the two differ, because `DVF2DDF` reads zeros outside of the image where `integrate` repeats the edge (notebook 03).
+#
+# Cure 4 needs a network that answers with a velocity. The network within MONAI's `VoxelMorph` is called `backbone`, and it can be asked
+# in both orders:
+
+# %%
+from monai.networks.nets import VoxelMorph as MonaiVoxelMorph
+from monai.networks.nets import VoxelMorphUNet
+
+torch.manual_seed(session.seed)
+narrow = VoxelMorphUNet(  # the default has more channels and one more level
+    spatial_dims=2,
+    in_channels=2,
+    unet_out_channels=16,
+    channels=(16, 16, 16, 16),
+    final_conv_channels=(16, 16),
+)
+network = MonaiVoxelMorph(narrow, spatial_dims=2).eval()
+
+
+def velocity(a, b):
+    """Half the difference of the backbone's two answers, (B, 2, H, W)."""
+    one, other = (network.backbone(torch.cat(pair, dim=1)) for pair in ((a, b), (b, a)))
+    return (one - other) / 2
+
+
+with torch.no_grad():
+    forwards, backwards = velocity(moving, fixed), velocity(fixed, moving)
+    itself = velocity(fixed, fixed).abs().max()
+print(f"v(m, f) + v(f, m): at most {(forwards + backwards).abs().max():.1e}; itself {itself:.1e}")
+assert torch.equal(forwards, -backwards) and itself == 0 and forwards.abs().max() > 0
+
+# %% [markdown]
 # **The same elsewhere.** voxelmorph: `--bidir` (its TensorFlow `train.py`; weights 0.5 and 0.5) is cure 1. ICON and GradICON are
 # `icon_registration`'s losses of that name, there in coordinates from 0 to 1, so their weights are not ours: 1 there is $1/n^2$ of a
-# squared pixel here on a grid of $n$ (the gradient's has no unit, and carries over). MONAI has none of them.
+# squared pixel here on a grid of $n$ (the gradient's has no unit, and carries over).
 #
-# **What can go wrong.** To call a network symmetric because its loss is. To measure $\exp(v)$ against $\exp(-v)$ and report it as
-# inverse consistency: it holds for random weights. To compose in the wrong order, or to forget that a pixel near the border is
-# sent out of the image, where nobody knows the way back. To weigh ICON so much that the safest answer is not to move at all.
+# **What you now have.** A number for how far any method contradicts itself, which needs no labels; four cures, each of them written by
+# hand; and a table of what each costs.
+#
+# **What can go wrong.** You call a network symmetric because its loss is. You measure $\exp(v)$ against $\exp(-v)$ and report the result as
+# inverse consistency, although it holds for random weights. You compose in the wrong order, or forget that a pixel near the border is
+# sent out of the image, where nobody knows the way back. You weigh ICON so much that the safest answer is not to move at all.
 #
 # **Try it.**
 # 1. *(easy)* Multiply the weight of ICON by 100. What happens to Dice, and why?
@@ -356,9 +480,11 @@ figure
 # 4. *(hard)* An antisymmetric network cannot learn that "the moving image is always the older patient". Make such pairs, and find
 #    out whether it loses.
 #
-# **References.** Christensen and Johnson, *Consistent image registration*, IEEE TMI 20(7), 2001. Dalca et al., *Unsupervised learning
-# of probabilistic diffeomorphic registration*, Medical Image Analysis 57, 2019. Greer et al., *ICON: Learning regular maps through
-# inverse consistency*, ICCV 2021. Tian et al., *GradICON*, CVPR 2023. Duan et al., *Towards saner deep image registration*, ICCV 2023.
-# Honkamaa and Marttinen, *SITReg*, MELBA 2, 2024.
+# **References.** Christensen and Johnson, *Consistent image registration*, IEEE TMI 20(7), 2001,
+# https://doi.org/10.1109/42.932742. Dalca et al., *Unsupervised learning of probabilistic diffeomorphic registration for images and
+# surfaces*, Medical Image Analysis 57, 2019, https://doi.org/10.1016/j.media.2019.07.006. Greer et al., *ICON: Learning regular maps
+# through inverse consistency*, ICCV 2021, https://doi.org/10.48550/arXiv.2105.04459. Tian et al., *GradICON*, CVPR 2023,
+# https://doi.org/10.48550/arXiv.2206.05897. Duan et al., *Towards saner deep image registration*, ICCV 2023. Honkamaa and Marttinen,
+# *SITReg*, MELBA 2, 2024.
 #
 # Next: [13 The price of folding](13_price_of_folding.ipynb): a map that is no map, and what it costs to prevent it.

@@ -38,8 +38,12 @@ print(session)
 # %% [markdown]
 # ## What a fold is, on a strip of five pixels
 #
-# Number the pixels of a strip 0 to 4 and throw every second one over its neighbour. **Predict:** which pixels fold, if you take
-# the difference of the two neighbours (central differences, as `np.gradient` does inside)?
+# Number the pixels of a strip 0 to 4 and throw every second one over its neighbour. Then take, at each pixel, the difference of its two
+# neighbours (central differences, as `np.gradient` does inside).
+#
+# **Predict:** which of the three pixels in the middle fold by this measure?
+#
+# > *My prediction:*
 
 # %%
 import torch
@@ -57,8 +61,15 @@ print("between neighbours:", [round(value, 2) for value in between.tolist()])
 assert (central[1:-1] > 0).all() and (between < 0).sum() == 2
 
 # %% [markdown]
-# Pixel 1 ends right of pixel 2: the strip is turned over between them, twice. Central differences look from pixel 0 to pixel 2,
-# where all is in order, and **see nothing**. So the grid's own cells are asked: each is cut into triangles (in 3-D: tetrahedra), and a
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# None of them. Pixel 1 ends to the right of pixel 2, so the strip is turned over between them, and once more between 3 and 4. But central
+# differences look from pixel 0 to pixel 2, where all is in order, and **see nothing**.
+#
+# </details>
+#
+# So ask the grid's own cells instead. Each is cut into triangles (in 3-D: tetrahedra), and a
 # triangle that is turned over is a fold, wherever it lies. Its size says how much: the *non-diffeomorphic volume* (NDV) is the
 # volume that is turned over, as a share of all. By hand, in 2-D, where a cell has four triangles, two for each diagonal:
 
@@ -72,22 +83,26 @@ def ndv_by_hand(displacement):
         *[torch.arange(float(n)) for n in displacement.shape[2:]], indexing="ij"
     )
     p = displacement[0] + torch.stack([rows, columns])  # where each pixel ends, (2, H, W)
-    a, b, c, d = (
-        p[:, :-1, :-1],
-        p[:, :-1, 1:],
-        p[:, 1:, :-1],
-        p[:, 1:, 1:],
-    )  # the corners of each cell
+    upper, lower = p[:, :-1], p[:, 1:]
+    # the four corners of each cell
+    a, b, c, d = upper[..., :-1], upper[..., 1:], lower[..., :-1], lower[..., 1:]
 
     def area(at, down, right):  # signed, 1/2 where nothing moves
         e, f = down - at, right - at
         return (e[0] * f[1] - e[1] * f[0]) / 2
 
     triangles = [area(a, c, b), area(d, b, c), area(b, d, a).neg(), area(c, a, d).neg()]
-    return (
-        100 * sum(t.neg().clamp(min=0) for t in triangles).mean().item() / 2
-    )  # both diagonals cover the cell once
+    turned_over = sum(t.neg().clamp(min=0) for t in triangles).mean().item()
+    return 100 * turned_over / 2  # each diagonal's two triangles cover the cell once
 
+
+# %% [markdown]
+# The next cell compares this with the tested version. Then it moves every pixel by about half a pixel of noise, and counts the folds in
+# both ways.
+#
+# **Predict:** which of the two counts finds more folds, and by which factor?
+#
+# > *My prediction:*
 
 # %%
 noise = torch.randn(1, 2, 40, 40, generator=torch.Generator().manual_seed(session.seed))
@@ -104,10 +119,22 @@ print(
 assert there > 1.5 * seen
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# The cells find many times more; both shares are printed above. Noise differs from pixel to pixel, which is the case that central
+# differences step over.
+#
+# </details>
+#
 # ## Find the bug
 #
 # The Keras project that this page follows (arXiv 1811.09243) trains with a penalty on negative determinants. Its loss and its
-# measure should be the same determinant. This one is written after its formula, with the same slip. **Read it before you run it.**
+# measure should be the same determinant. The next cell is written after its formula, with the same slip. Read it before you run it.
+#
+# **Predict:** in which of its lines is the slip?
+#
+# > *My prediction:*
 
 
 # %%
@@ -136,18 +163,29 @@ print(
 assert 0.02 < missed < 0.5
 
 # %% [markdown]
-# In the second line, the last factor is `x[..., 0]` where the determinant has `z[..., 0]`. On a map that hardly moves both are nearly
-# right, so no small test notices. A test against an independent determinant on a *large* random field does, in one line. The
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# It is in the line of `two`: the last factor is `x[..., 0]` where the determinant has `z[..., 0]`. On a map that hardly moves, both are
+# nearly right, so no small test notices.
+#
+# </details>
+#
+# A test against an independent determinant on a *large* random field finds the slip in one line. The
 # published figures of folding came from the other, correct formula; the training saw this one.
 #
 # ## Three remedies at equal smoothness
 #
-# Slices again, so that six networks train in minutes: real ones where the data folder holds `oasis2d`. Three kinds of network, each with two
+# Slices of people again (`oasis2d`), so that six networks train in minutes. Three kinds of network, each with two
 # weights of the smoothness; all of them predict at full resolution, where a field can fold from pixel to pixel:
 #
 # - a **displacement** network (`integration_steps=0`), kept in order by smoothness alone;
 # - the same with a **penalty**, 100 times the share of the area that is turned over;
 # - a **velocity** network: what it predicts is integrated.
+#
+# **Predict:** which of the three folds most at equal smoothness, and does it gain overlap by that?
+#
+# > *My prediction:*
 
 # %%
 import shutil
@@ -171,11 +209,8 @@ item = test_pairs[0]
 panel({"moving": item["moving"], "fixed": item["fixed"]}, **cohort.info.view)
 
 # %%
-KINDS = {
-    "displacement": (0, 0.0),
-    "penalty": (0, 100.0),
-    "velocity": (7, 0.0),
-}  # squarings, weight of the penalty
+# Squarings, and the weight of the penalty.
+KINDS = {"displacement": (0, 0.0), "penalty": (0, 100.0), "velocity": (7, 0.0)}
 SMOOTHNESS = (0.03, 0.3)
 
 
@@ -199,6 +234,7 @@ def trained(kind, smoothness, steps=150):
     ).model.eval()
 
 
+# %%
 networks = {(kind, weight): trained(kind, weight) for weight in SMOOTHNESS for kind in KINDS}
 
 # %%
@@ -233,11 +269,20 @@ best = overview.dice_after.groupby("kind").max()
 assert best.max() - best.min() < 0.05 and best["velocity"] > best.max() - 0.01
 
 # %% [markdown]
-# Read it by rows of equal smoothness. With little smoothness, the displacement folds, the penalty mends nearly all of it, and
-# integration most of it, without a weight to choose. What integration leaves, central differences hardly see: on real slices compare
-# its two columns. With more smoothness it leaves next to nothing. Read it by columns: more smoothness alone removes folds as well,
-# and the best overlap of the three kinds differs by a few hundredths at most, in favour of the velocity. **Folding is rarely a matter
-# of accuracy; it is a matter of whether the answer is a map.** Where it was, in red:
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# The displacement folds most, and it gains nothing by that: the best overlap of the three kinds differs by a few hundredths at most, and
+# the velocity's is the best or within a hundredth of it. Nothing but smoothness keeps a displacement in order, while the penalty asks for
+# the folds directly and the integration turns rough numbers into a map.
+#
+# </details>
+#
+# Read the table by rows of equal smoothness. With little smoothness, the penalty mends nearly all folds of the displacement, and
+# integration mends most of them without a weight to choose. Central differences hardly see what integration leaves: on real slices,
+# compare its two columns. With more smoothness it leaves next to nothing. Then read the table by columns: more smoothness alone removes
+# folds as well. **Folding is rarely a matter of accuracy; it is a matter of whether the answer is a map.** The next picture shows in red
+# where the three fold, on one pair:
 
 # %%
 from course_utils.plotting import folds
@@ -262,7 +307,7 @@ worst = {kind: simplex_determinants(field)[0].amin(1) for kind, field in fields.
 folds(worst, pair["fixed"], **cohort.info.view)
 
 # %% [markdown]
-# And the same displacement counted twice: by central differences, and between the neighbours.
+# Now the same displacement is counted twice: by central differences, and between the neighbours.
 
 # %%
 field = fields["displacement"]
@@ -322,20 +367,101 @@ figure
 # - 0.00 % folding by central differences is half an answer. `evaluate` prints `folding_percent` for comparison with the
 #   literature, and `ndv_percent`.
 #
-# **The same elsewhere.** voxelmorph has no such penalty; SYMNet and LapIRN have `antifold`, in units of their own. MONAI has none.
-# The LUMIR challenge of 2024 measures NDV.
+# ## The same in MONAI
 #
-# **What can go wrong.** A determinant with one wrong letter. To forget the identity: $\det(\nabla u)$ is not $\det(I + \nabla u)$.
-# To count folds on the half-resolution field that the network predicted, and not on the one that moves the image. To take a penalty for
-# a guarantee: it was bought on the training pairs.
+# MONAI has two of the three remedies. Its `VoxelMorph` predicts a displacement with `integration_steps=0` and a velocity otherwise. For
+# the smoothness it has `DiffusionLoss`, of first derivatives, and `BendingEnergyLoss`, of second ones, which lets any affine map go free.
+# It has neither a penalty on folds nor a measure of them. The strip of five pixels now comes back as an image: every second column is
+# thrown over its neighbour. `DiffusionLoss` takes central differences.
+#
+# **Predict:** what does `DiffusionLoss` say to this field?
+#
+# > *My prediction:*
+
+# %%
+import warnings
+
+from monai.losses import BendingEnergyLoss, DiffusionLoss
+
+from course_utils.losses import bending_loss, diffusion_loss
+
+warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
+zigzag = torch.zeros(1, 2, 12, 12)
+zigzag[:, 1, :, ::2] = 1.5  # pixels; the column to its right stays
+print(f"{ndv_percent(zigzag).item():.0f} % of the area is turned over")
+print(f"first derivatives:  MONAI {DiffusionLoss()(zigzag):.3f}, ours {diffusion_loss(zigzag):.3f}")
+print(f"second derivatives: MONAI {BendingEnergyLoss()(zigzag):.2f}, ", end="")
+print(f"ours {bending_loss(zigzag):.2f}")
+assert ndv_percent(zigzag) > 10 and DiffusionLoss()(zigzag) < 1e-9
+assert diffusion_loss(zigzag) > 0.5 and BendingEnergyLoss()(zigzag) > 1
+
+# %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Nothing: it is zero. From one column to the next but one nothing changes, and central differences ask for no more. Ours takes the
+# difference of neighbours, and the second derivatives of both look at three columns in a row, so these notice.
+#
+# </details>
+#
+# So whoever trains a displacement in MONAI takes `BendingEnergyLoss`, or both. On a smooth field each pair of losses agrees (up to a
+# factor: MONAI adds the axes up where our `diffusion_loss` takes their mean). The next cell gives MONAI's `VoxelMorph` a rough field that
+# is drawn at random, once as a displacement and once as a velocity:
+
+# %%
+from monai.networks.nets import VoxelMorph as MonaiVoxelMorph
+from torch import nn
+
+warnings.filterwarnings("ignore", message=".*native grid_sample")
+images = [item[side][None] for side in ("moving", "fixed")]  # (1, 1, H, W)
+knots = [n // 4 for n in images[0].shape[2:]]
+drawn = torch.randn(1, 2, *knots, generator=torch.Generator().manual_seed(session.seed))
+rough_field = 2.5 * torch.nn.functional.interpolate(drawn, images[0].shape[2:], mode="bilinear")
+
+
+class Given(nn.Module):
+    """A backbone that answers with the field which was drawn."""
+
+    def forward(self, both):
+        return rough_field
+
+
+theirs = {steps: MonaiVoxelMorph(Given(), steps, spatial_dims=2)(*images)[1] for steps in (0, 7)}
+turned = {steps: ndv_percent(field).item() for steps, field in theirs.items()}
+for steps, field in theirs.items():
+    energy = BendingEnergyLoss()(field), bending_loss(field)
+    print(f"{steps} squarings: {turned[steps]:.3f} % turned over, bending {energy[0]:.4f} (MONAI)")
+    assert abs(energy[0] - energy[1]) < 0.5 * energy[1]
+assert turned[7] < turned[0] / 5
+
+# %%
+from course_utils.fields import integrate
+
+inside = (..., slice(8, -8), slice(8, -8))  # MONAI integrates with zeros outside of the image
+apart = (theirs[7] - integrate(rough_field))[inside].abs().mean().item()
+print(f"MONAI's displacement and ours differ by {apart:.1e} pixel on average, away from the border")
+assert apart < 0.02
+
+# %% [markdown]
+# **The same elsewhere.** voxelmorph has no such penalty; SYMNet and LapIRN have `antifold`, in units of their own. The LUMIR challenge of
+# 2024 measures NDV.
+#
+# **What you now have.** Two ways to count folds, of which one can be trusted; a table of three remedies at equal smoothness; and a test that
+# finds a wrong letter in a determinant.
+#
+# **What can go wrong.** A determinant has one wrong letter. Somebody forgets the identity: $\det(\nabla u)$ is not
+# $\det(I + \nabla u)$. Folds are counted on the half-resolution field that the network predicted, and not on the one that moves the
+# image. A penalty is taken for a guarantee, although it was bought on the training pairs.
 #
 # **Try it.**
 # 1. *(easy)* Which is the smallest weight of the penalty that halves the folds? Does Dice notice?
 # 2. *(middle)* Give the velocity network 0, 2, 4 and 7 squarings. How many does it need?
 # 3. *(hard)* Write the penalty with central differences. Train with it and measure with the simplices: where do the folds hide?
 #
-# **References.** Kuang and Schmah, *FAIM: a ConvNet method for unsupervised 3D medical image registration*, arXiv 1811.09243, 2018.
-# Kuang, *On reducing negative Jacobian determinant of the deformation predicted by deep registration networks*, arXiv 1907.00068, 2019. Liu
+# **References.** Kuang and Schmah, *FAIM: a ConvNet method for unsupervised 3D medical image registration*, arXiv 1811.09243, 2018,
+# https://doi.org/10.48550/arXiv.1811.09243.
+# Kuang, *On reducing negative Jacobian determinant of the deformation predicted by deep registration networks*, arXiv 1907.00068, 2019,
+# https://doi.org/10.48550/arXiv.1907.00068. Liu
 # et al., *On finite difference Jacobian computation in deformable image registration*, IJCV 132, 2024. Mok and Chung, *Fast symmetric
 # diffeomorphic image registration with convolutional neural networks*, CVPR 2020.
 #

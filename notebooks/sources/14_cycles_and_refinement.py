@@ -2,7 +2,7 @@
 # # 14 Cycles and refinement
 #
 # Send an image to another person's brain, and then back: if it does not come home, something is wrong. That sounds like a cure for
-# folds and for contradictions at once, and two well-known methods are built on it. Another cure takes a trained network and puts a small one
+# folds and for contradictions at once, and two known methods are built on it. Another cure takes a trained network and puts a small one
 # behind it that repairs its field. Here you write down both, find out what a picture that comes home proves and what it does not, and let all
 # of them work on a network that does fold, with the same number of calls of a network: **do a cycle and a refinement reduce the
 # folds, and what do they cost?**
@@ -41,8 +41,11 @@ print(session)
 #
 # There are two questions that sound the same. *Does each pixel come home?* compares two maps; notebook 12 asked it. *Does the
 # image come home?* compares two pictures, and this is what a cycle asks. Take a picture of stripes, three pixels from one to the next,
-# and register it to itself by a map that shifts everything by three pixels; then once more. **Predict:** what is left between the picture
-# and what came home, and how far from home is each pixel?
+# and register it to itself by a map that shifts everything by three pixels; then once more.
+#
+# **Predict:** does the picture come home, and does each pixel?
+#
+# > *My prediction:*
 
 # %%
 import math
@@ -63,7 +66,15 @@ print(f"distance of a pixel from home:      {on_the_map:.1f} pixels")
 assert in_the_picture < 1e-3 and abs(on_the_map - 6) < 1e-3
 
 # %% [markdown]
-# The picture is perfect, and every pixel is six pixels from home. Brains have no stripes, but white matter is flat, and a flat
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# The picture does, and the pixels do not. A shift by three pixels puts each stripe on the next one, so no difference is left, and yet every
+# pixel is six pixels from home.
+#
+# </details>
+#
+# Brains have no stripes, but white matter is flat, and a flat
 # region comes home from anywhere. **A cycle of images is a weaker wish than a cycle of maps.** It has an advantage for which it was
 # invented: it needs only images, so any network can be trained with it, whatever it predicts.
 #
@@ -129,7 +140,11 @@ assert abs(by_hand - tested) < 1e-4 and abs(tested - judge(wild, batch).loss) > 
 # **CycleMorph** (2021) takes more calls. Both images are registered to each other, $A$ to $B$ and $B$ to $A$; call the moved images
 # $\tilde B$ and $\tilde A$. Then these are registered to each other, and $\tilde B$ must become $A$ again: that is its cycle, a mean absolute
 # difference of weight 0.1. And an image that is registered to itself must stay: the identity, weight 0.5. The original has two networks,
-# one for each direction; ours has one that does both. **Predict:** how often is a network called for one pair?
+# one for each direction; ours has one that does both.
+#
+# **Predict:** how often does CycleMorph call a network for one pair?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.objectives import CycleMorph
@@ -156,6 +171,13 @@ for objective in (judge, Cycle(judge), CycleMorph(judge)):
 assert list(CALLS.values()) == [1, 2, 6]
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Six times: two calls for the two directions, two for the way back of the cycle, and two for each image against itself.
+#
+# </details>
+#
 # So a comparison at equal numbers of *steps* would give CycleMorph six times the work. Below, all get equal numbers of *calls*.
 #
 # ## A refinement, and the trap in it
@@ -163,7 +185,11 @@ assert list(CALLS.values()) == [1, 2, 6]
 # The same project has another idea. Train a network; freeze it, which means that its weights do not change any more; and train a
 # small **refinement module** behind it that sees nothing but the displacement $u$ and adds a correction, $u + r(u)$. Here $r$ is two
 # convolutions with a leaky ReLU between them, 16 channels wide. In the project's program the last convolution has a leaky ReLU behind it, too.
-# **Predict** what that does: a leaky ReLU passes what is positive, and a fifth of what is negative.
+# A leaky ReLU passes what is positive, and a fifth of what is negative.
+#
+# **Predict:** what does that last activation do to the corrections, on average?
+#
+# > *My prediction:*
 
 # %%
 from torch import nn
@@ -189,7 +215,15 @@ for name, linear in (("linear at its end", True), ("leaky ReLU at its end", Fals
     assert linear or means.mean() > 0.01
 
 # %% [markdown]
-# It pushes everything towards larger coordinates, and learns a correction to the one side five times as fast as to the other. A module that corrects
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# It pushes everything towards larger coordinates: the positive corrections stay, the negative ones become five times smaller. Such a module
+# also learns a correction to the one side five times as fast as to the other.
+#
+# </details>
+#
+# A module that corrects
 # must end in a linear layer, as every layer must that predicts a signed number. A second detail: if its last weights begin at zero, a new module
 # changes nothing, and it can only get better from there. The tested version, `Refined`, has both:
 
@@ -223,7 +257,11 @@ assert refined(moving, fixed).velocity is None  # a corrected exponential is not
 # - **refined, penalty**: another module behind the same network, which pays for folds as well.
 #
 # The original takes turns, three times: the network, the module, the network. The network never sees the module, so turns change nothing
-# for it, and one is enough here. **Predict** which of these fold least, and whose two answers contradict each other least.
+# for it, and one is enough here.
+#
+# **Predict:** which of the seven folds least?
+#
+# > *My prediction:*
 
 # %%
 import shutil
@@ -285,9 +323,8 @@ from course_utils.evaluation import evaluate, summarise
 
 rows = {}
 for name, network in networks.items():
-    mean = (
-        summarise(evaluate(network, test_pairs, labels, spacing)).loc["overall"].xs("mean", level=1)
-    )
+    table = summarise(evaluate(network, test_pairs, labels, spacing))
+    mean = table.loc["overall"].xs("mean", level=1)
     sanity = consistency(network, (test_pairs[n] for n in range(len(test_pairs))))
     rows[name] = {
         "Dice": mean["dice_after"],
@@ -313,12 +350,21 @@ assert ndv["penalty"] < ndv["cycle"] / 3  # and the penalty mends more
 assert ndv["CycleMorph"] > 1.4 * ndv["cycle"]  # that of CycleMorph mends less
 assert ndv["refined"] > ndv["frozen"] / 2  # and a module that is not asked to, nothing
 assert ndv["refined, penalty"] < ndv["frozen"] / 4  # where it is asked to, it does
+assert ndv.idxmin() in ("penalty", "refined, penalty")
 assert home["cycle"] < 0.7 * home["plain"] and itself["cycle"] < 0.7 * itself["plain"]
 assert itself["CycleMorph"] < 0.8 * itself["plain"]
 assert dice.min() > mean["dice_before"] + 0.05  # nobody got there by standing still
 assert dice["penalty"] > dice["plain"] - 0.03 and dice["cycle"] > dice["plain"] - 0.08
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# One of the two that pay for folds, the network or the module with the penalty: it asks for the folds directly and needs no second call. All
+# others ask for something that has to do with folds, and mend some of them on the way, or none.
+#
+# </details>
+#
 # Begin with *plain* and *half the pairs*. Who has trained less moves less, and **who moves less folds less**: a small number of folds
 # alone proves nothing.
 #
@@ -331,16 +377,13 @@ assert dice["penalty"] > dice["plain"] - 0.03 and dice["cycle"] > dice["plain"] 
 # - **A refinement** by the same loss leaves the folds. It is trained to make the images more alike, and where likeness asks for a
 #   fold it helps to make one. *Refined, penalty* is the same module, asked for something else: now it mends what a network does that it
 #   must not touch. **What a module does is decided by what it is asked for**, not by where it stands.
-# - **The penalty** asks for the folds directly, needs no second call, and is best at it.
 #
-# All of it holds for [three seeds](../docs/results.md) on real slices. The price is overlap, and the printed lines have it. Part of it is the training that the calls would have paid for: compare with *half the
-# pairs*, which has nothing else to pay for.
+# All of it holds for [three seeds](../docs/results.md) on real slices. The price is overlap, and the lines above have it. Part of the
+# price is the training that the calls would have paid for: compare with *half the pairs*, which has nothing else to pay for.
 #
-# The same as a picture: folds to the left, contradiction to the right, overlap upwards in both.
+# The next figure shows the same numbers: folds on the left, contradiction on the right, and overlap upwards in both.
 
 # %%
-from course_utils.plotting import Figure
-
 COLOURS = {
     "plain": "#000000",
     "half the pairs": "#999999",
@@ -351,16 +394,15 @@ COLOURS = {
     "refined": "#E69F00",
     "refined, penalty": "#009E73",
 }
+
+# %%
+from course_utils.plotting import Figure
+
 figure = Figure(figsize=(8.6, 3.6), layout="constrained")
 left, right = figure.subplots(1, 2, sharey=True)
 for (name, row), marker in zip(overview.iterrows(), "osDv^Pp*", strict=True):
-    at = {
-        "color": COLOURS[name],
-        "marker": marker,
-        "linestyle": "",
-        "markersize": 9,
-        "markeredgecolor": "#444444",
-    }
+    at = {"color": COLOURS[name], "marker": marker, "linestyle": ""}
+    at |= {"markersize": 9, "markeredgecolor": "#444444"}
     left.plot(row["NDV %"], row["Dice"], label=name, **at)
     right.plot(row["there and back, pixels"], row["Dice"], **at)
 left.set(xscale="log", xlabel="area turned over (NDV), %", ylabel="mean Dice after")
@@ -371,7 +413,7 @@ figure.legend(loc="outside right center", frameon=False)
 figure
 
 # %% [markdown]
-# And where they fold, in red, on the pair in whose labelled structures the plain network folds most:
+# The next picture shows in red where they fold, on the pair in whose labelled structures the plain network folds most:
 
 # %%
 from course_utils.fields import simplex_determinants
@@ -405,12 +447,71 @@ folds(worst, pair["fixed"], **cohort.info.view, columns=3)
 # - The only thing that you have are images, also of several contrasts, and a network whose inside you cannot change: a **cycle**,
 #   `train --one-way --bidirectional cycle` or `cyclemorph`. Count its calls when you compare it.
 #
-# **The same elsewhere.** The Keras project trains with the cycle in one program and alternates network and module in another. CycleMorph
-# is among the baselines that come with TransMorph. voxelmorph and MONAI have neither.
+# ## The same in MONAI
 #
-# **What can go wrong.** To call a picture that came home an inverse. To compare methods at equal steps that call the network once and
-# six times. To end a module of signed numbers in an activation. To refine by the loss that made the fault. To export a refined network as
-# a diffeomorphic one, because the network within predicts a velocity.
+# MONAI has no cycle, but a cycle needs no more than a network that can be called twice. Its `VoxelMorph` answers with the moved image and
+# the displacement, so the loss of this page is written down in a few lines. One trap: `DiffusionLoss` adds up the axes where ours takes
+# their mean, so in 2-D half the weight is the same smoothness.
+
+# %%
+import warnings
+
+from monai.losses import DiffusionLoss, LocalNormalizedCrossCorrelationLoss
+from monai.networks.nets import VoxelMorph as MonaiVoxelMorph
+from monai.networks.nets import VoxelMorphUNet
+
+for message in (".*native grid_sample", "Using a non-tuple sequence"):
+    warnings.filterwarnings("ignore", message=message)
+torch.manual_seed(session.seed)
+narrow = VoxelMorphUNet(2, 2, 16, channels=(16, 16, 16, 16), final_conv_channels=(16, 16))
+theirs = MonaiVoxelMorph(narrow, integration_steps=0, spatial_dims=2)  # a displacement
+unlike = LocalNormalizedCrossCorrelationLoss(spatial_dims=2, kernel_size=9)  # from -1 to 0
+rough = DiffusionLoss()
+
+
+def monai_cycle(moving, fixed):
+    moved, there = theirs(moving, fixed)
+    home, back = theirs(moved, moving)
+    similarity = 1 + (unlike(moved, fixed) + unlike(home, moving)) / 2
+    return similarity + SMOOTHNESS / 2 * (rough(there) + rough(back)) / 2
+
+
+# %% [markdown]
+# To let the tested `Cycle` judge the same network, an adapter puts MONAI's answer into a `Registration`. Then a few steps of descent on
+# one pair, in plain PyTorch:
+
+# %%
+from course_utils.networks import Registration
+
+
+def adapted(moving, fixed, condition=None):
+    return Registration(*theirs(moving, fixed))
+
+
+with torch.no_grad():
+    by_hand, tested = monai_cycle(moving, fixed), Cycle(judge)(adapted, batch).loss
+print(f"cycle loss of MONAI's network: MONAI's losses {by_hand:.4f}, ours {tested:.4f}")
+assert abs(by_hand - tested) < 0.02
+
+adam = torch.optim.Adam(theirs.parameters(), lr=1e-3)
+for _ in range(8):
+    adam.zero_grad()
+    loss = monai_cycle(moving, fixed)
+    loss.backward()
+    adam.step()
+print(f"after 7 steps on this pair: {loss:.4f}")
+assert loss < by_hand
+
+# %% [markdown]
+# **The same elsewhere.** The Keras project trains with the cycle in one program and alternates network and module in another. CycleMorph
+# is among the baselines that come with TransMorph. voxelmorph has neither.
+#
+# **What you now have.** A loss that can be put around any network, and you know what it lets through; a module that mends a network
+# without touching it; and a comparison that counts calls and not steps.
+#
+# **What can go wrong.** A picture that came home is called an inverse. Methods that call the network once and six times are compared at
+# equal steps. A module of signed numbers ends in an activation. A network is refined by the loss that made the fault. A refined network is
+# exported as a diffeomorphic one, because the network within predicts a velocity.
 #
 # **Try it.**
 # 1. *(easy)* Multiply CycleMorph's `cycle_weight` by 10 and by 100. Do the folds notice? Does Dice?
@@ -418,9 +519,11 @@ folds(worst, pair["fixed"], **cohort.info.view, columns=3)
 # 3. *(middle)* Take the gradient through the first call away, `there.moved.detach()`. What does the cycle then still teach, and to whom?
 # 4. *(hard)* Add the cycle to the penalty. Is there a pair of weights that is better than the penalty alone in any column?
 #
-# **References.** Zhu et al., *Unpaired image-to-image translation using cycle-consistent adversarial networks*, ICCV 2017. Kuang, *On reducing
-# negative Jacobian determinant of the deformation predicted by deep registration networks*, arXiv 1907.00068, 2019. Kuang and Schmah,
-# *FAIM*, arXiv 1811.09243, 2018. Kim et al., *CycleMorph: Cycle consistent unsupervised deformable image registration*, Medical Image
-# Analysis 71, 2021. Chen et al., *TransMorph*, Medical Image Analysis 82, 2022 (the published table).
+# **References.** Zhu et al., *Unpaired image-to-image translation using cycle-consistent adversarial networks*, ICCV 2017,
+# https://doi.org/10.1109/ICCV.2017.244. Kuang, *On reducing negative Jacobian determinant of the deformation predicted by deep
+# registration networks*, 2019, https://doi.org/10.48550/arXiv.1907.00068. Kuang and Schmah, *FAIM*, 2018,
+# https://doi.org/10.48550/arXiv.1811.09243. Kim et al., *CycleMorph: Cycle consistent unsupervised deformable image registration*, Medical
+# Image Analysis 71, 2021, https://doi.org/10.1016/j.media.2021.102036. Chen et al., *TransMorph*, Medical Image Analysis 82, 2022,
+# https://doi.org/10.1016/j.media.2022.102615 (the published table).
 #
 # Next: [15 Backbones](15_backbones.ipynb): does it matter what the network is built of?

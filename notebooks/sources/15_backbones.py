@@ -38,8 +38,7 @@ print(session)
 # %% [markdown]
 # ## Slices, because five networks are to be trained
 #
-# Where the data folder holds `oasis2d`, these are coronal slices of real people; otherwise they are slices of the built-in cohort, which needs no
-# download. All networks of this page work in 3-D too.
+# These are coronal slices of people (`oasis2d`), or, where they could not be fetched, slices of the built-in cohort. All networks of this page work in 3-D too.
 
 # %%
 from course_utils.data.cohorts import load_slices
@@ -67,7 +66,7 @@ print(f"{cohort.info.name}: {tuple(fixed.shape[2:])} pixels, {len(test_pairs)} t
 # - **Pyramid**: plain convolutions again, but *arranged* in another way. From coarse to fine, each level warps the features by what
 #   the coarser levels have found, and adds what is missing.
 #
-# The three first differ in the block and share the rest: both images go in as two channels, one answer comes out. The channels of
+# The first three differ in the block and share the rest: both images go in as two channels, one answer comes out. The channels of
 # the levels are chosen so that all four have about as many parameters.
 
 # %%
@@ -101,8 +100,11 @@ assert all(abs(count / sizes["U-Net"] - 1) < 0.05 for count in sizes.values())
 # ## How far does each of them see?
 #
 # Ask autograd: on which pixels does the velocity of *one* place depend, and how much? The networks are untrained and their instance
-# norms are off, because a mean over the image lets every pixel see all others a little. **Predict:** order the four by how far they
-# see.
+# norms are off, because a mean over the image lets every pixel see all others a little.
+#
+# **Predict:** which of the four sees farthest?
+#
+# > *My prediction:*
 
 
 # %%
@@ -135,7 +137,7 @@ for name in CHANNELS:
     seen[name] = influence(specified(name, instance_norm=False).build(session.seed))
     width[name], half[name] = reach(seen[name])
     print(f"{name:>10}: sees {width[name]} pixels, half of the influence within {half[name]}")
-assert width["inception"] == width["U-Net"] + 6 and width["Swin"] > width["U-Net"]
+assert width["inception"] == width["U-Net"] + 6 and max(width, key=width.get) == "Swin"
 assert max(half["U-Net"], half["inception"], half["Swin"]) < 10 < half["pyramid"]
 
 # %%
@@ -144,6 +146,8 @@ from course_utils.plotting import Figure
 figure = Figure(figsize=(9.4, 3.3), layout="constrained")
 height, length = wide.shape[2:]
 around = (-place[0], height - place[0], -place[1], length - place[1])
+leads = cohort.info.orientation  # such as LI: the first axis leads left, the second down
+across, up = (70 * (-1 if code in "LI" else 1) for code in leads)  # so that heads are upright
 for axes, (name, one) in zip(figure.subplots(1, 4, sharey=True), seen.items(), strict=True):
     axes.imshow(wide[1, 0].T, origin="lower", cmap="gray", extent=around)
     strength, seen_at_all = one.clamp(min=1e-9).log10(), (one > 1e-9).T * 0.75
@@ -152,23 +156,35 @@ for axes, (name, one) in zip(figure.subplots(1, 4, sharey=True), seen.items(), s
     )
     axes.plot(0, 0, "+", color="#D55E00")
     axes.set(title=f"{name}: {width[name]} pixels", xlabel="pixels from the cross")
-    axes.set(xlim=(-70, 70), ylim=(-70, 70), xticks=(-50, 0, 50))
+    axes.set(xlim=(-across, across), ylim=(-up, up), xticks=(-50, 0, 50))
 figure.axes[0].set_ylabel("pixels from the cross")
 figure.colorbar(picture, ax=figure.axes, label="log₁₀ of the influence", shrink=0.8)
 figure
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Swin, by the width of what it sees at all. The inception stem sees six pixels more than the U-Net: its largest kernel is 10 pixels wide,
+# six more than the U-Net's, and adds just these six.
+#
+# </details>
+#
 # The coloured square is what the velocity under the cross can depend on; outside of it a network is blind, however long it trains.
-# The stem's largest kernel is 10 pixels wide, six more than the U-Net's, and adds just these six: the *levels* decide how far a network
-# sees, not the first kernel. Attention sees farthest. But in all three, half of the influence lies within ten pixels: what comes from
-# the coarse levels passes through many layers, and fades. The pyramid differs. Each of its levels has a head and speaks for itself, so
-# far pixels have a say from the first step on; the few dots around its square are what the coarse levels tell the warp.
+# The *levels* decide how far a network sees, not the first kernel. But in the U-Net, the inception network and Swin, half of the
+# influence lies within ten pixels: what comes from the coarse levels passes through many layers, and fades. The pyramid differs. Each of
+# its levels has a head and speaks for itself, so far pixels have a say from the first step on; the few dots around its square are what the
+# coarse levels tell the warp.
 #
 # ## The inception stem by hand
 #
-# Four convolutions of the same two images, 2, 4, 6 and 10 pixels wide, four channels each, put behind one another. FAIM takes 2, 5, 7
-# and 11 on the images' grid; our first level halves the resolution, and a kernel is centred on two pixels only where it is even
-# (notebook 04). **Predict:** which of the four kernels has most of the weights?
+# The stem is four convolutions of the same two images, 2, 4, 6 and 10 pixels wide, with four channels each, put behind one another. FAIM
+# takes 2, 5, 7 and 11 on the images' grid; our first level halves the resolution, and a kernel is centred on two pixels only where it is
+# even (notebook 04).
+#
+# **Predict:** what share of the stem's weights does the largest kernel have?
+#
+# > *My prediction:*
 
 # %%
 from torch import nn
@@ -188,6 +204,7 @@ class Stem(nn.Module):
         return F.leaky_relu(torch.cat(side_by_side, dim=1), 0.2)
 
 
+# %%
 mine, tested = Stem(), InceptionStem(2, 2, 16, (2, 4, 6, 10), stride=2)
 tested.load_state_dict(mine.state_dict())
 pair = torch.cat([moving, fixed], dim=1)
@@ -199,7 +216,15 @@ print("in 3-D:              ", *(f"{count / sum(volumes):.0%}" for count in volu
 assert weights[-1] > 0.6 * sum(weights) and volumes[-1] > 0.75 * sum(volumes)
 
 # %% [markdown]
-# A large kernel on the finest grid is the dearest way to see far: in 3-D it has four fifths of the stem's work. Another level
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Nearly two thirds of them in 2-D, and nearly four fifths in 3-D: the weights of a kernel grow with the square of its width, or with the
+# cube.
+#
+# </details>
+#
+# So a large kernel on the finest grid is the dearest way to see far. Another level
 # at half the resolution sees farther for a fraction of the work (notebook 04).
 #
 # ## Window attention by hand
@@ -349,8 +374,11 @@ assert all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True))
 # %% [markdown]
 # ## Equal time
 #
-# Parameters do not tell what a step costs. **Predict:** which network is the slowest, and by how much? Measured in turns, so that
-# a busy machine is equally busy for all.
+# Parameters do not tell what a step costs. The next cell measures the four in turns, so that a busy machine is equally busy for all.
+#
+# **Predict:** which network takes longest for a step?
+#
+# > *My prediction:*
 
 # %%
 import time
@@ -369,10 +397,18 @@ for _ in range(5):
         times[name].append(time.perf_counter() - begun)
 best = {name: min(several) for name, several in times.items()}  # the least disturbed
 for name, seconds in best.items():
-    print(f"{name:>10}: {seconds / best['U-Net']:.2f} times the U-Net's time a step, on a CPU")
+    print(f"{name:>10}: {seconds / best['U-Net']:.2f} times the U-Net's time per step, on a CPU")
 assert all(0.3 < seconds / best["U-Net"] < 6 for seconds in best.values())
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# On a CPU it is Swin: attention has few parameters for its work, and cutting the tokens into windows costs time as well. On another
+# machine the order may differ, so the cell prints what it has measured.
+#
+# </details>
+#
 # So that all may train for equally long, each gets as many steps as fit: the numbers below were chosen by this measurement on one CPU
 # core, at leisure, and are fixed, so that the page gives the same result again. On your machine, or on a GPU, the seconds may differ;
 # they are printed. The learning rate was the best of three for each of the networks, on validation pairs ([measured](../docs/results.md)).
@@ -422,7 +458,9 @@ def trained(name):
 
 
 # %% [markdown]
-# **Predict** the order by Dice, before you run the cell.
+# **Predict** before you run the cell: which of the five has the best Dice, and which the worst?
+#
+# > *My prediction:*
 
 # %%
 networks, spent = {}, {}
@@ -452,8 +490,16 @@ print(f"before: Dice {before:.3f}")
 overview.round({"parameters": 0, "seconds of training": 0, "Dice": 3, "HD95, mm": 2})
 
 # %% [markdown]
-# Pair by pair, because the spread between pairs hides small differences (notebook 07): the difference to the U-Net, its 95 % confidence
-# interval, and Wilcoxon's signed-rank test.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# The pyramid is the best; that is asserted below. The worst is in the table, and on the real slices it is Swin: it gets the fewest steps
+# for its seconds, and it must learn from data what a convolution is born with.
+#
+# </details>
+#
+# Now compare pair by pair, because the spread between pairs hides small differences (notebook 07). The next cell prints the difference to
+# the U-Net with Wilcoxon's signed-rank test, and draws its 95 % confidence interval.
 
 # %%
 others = [name for name in tables if name != "U-Net"]
@@ -461,10 +507,10 @@ compared = {name: paired_comparison(tables[name], tables["U-Net"], "dice_after")
 for name, one in compared.items():
     print(f"{name:>10} - U-Net: {one.mean_difference:+.3f}, p = {one.p_value:.1g}")
 warp_is_worth = paired_comparison(tables["pyramid"], tables["not warped"], "dice_after")
-print(
-    f"pyramid - not warped: {warp_is_worth.mean_difference:+.3f}, p = {warp_is_worth.p_value:.1g}"
-)
+worth, p_value = warp_is_worth.mean_difference, warp_is_worth.p_value
+print(f"pyramid - not warped: {worth:+.3f}, p = {p_value:.1g}")
 
+# %%
 figure = Figure(figsize=(7, 2.6), layout="constrained")
 axes = figure.subplots()
 for n, (name, one) in enumerate(compared.items()):
@@ -485,6 +531,8 @@ assert abs(inception.mean_difference) < 0.02
 assert swin.mean_difference < 0.01
 assert overview["Dice"].drop("pyramid").max() < overview["Dice"]["pyramid"]
 assert overview["Dice"].min() > before
+if session.dataset == "oasis2d":
+    assert overview["Dice"].idxmin() == "Swin"
 
 # %% [markdown]
 # ## The verdict
@@ -494,9 +542,9 @@ assert overview["Dice"].min() > before
 # - **It is the warp between the levels that makes it so.** Without it, the same pyramid falls behind by what the cell above prints. A finer
 #   level that sees aligned features has only the rest to find.
 # - **The inception stem hardly matters**: less than 0.02 of Dice in either direction. It adds six pixels to a view of 78.
-# - **Attention does not help**, not at this size and in this time. Swin gets fewer steps for its seconds, and it must learn from data
-#   what a convolution is born with: that all places are alike. So here a block *can* matter, to its disadvantage. Whether it would catch
-#   up in the days that TransMorph's authors trained for, this page cannot say; "in equal time" is a statement about the time, too.
+# - **Attention does not help**, not at this size and in this time. What Swin must learn from data is that all places are alike.
+#   So here a block *can* matter, to its disadvantage. Whether it would catch up in the days that TransMorph's authors trained for, this
+#   page cannot say; "in equal time" is a statement about the time, too.
 #
 # So the claim of Jian et al. holds where it is about what to gain: no block has brought as much as the arrangement. This page is one
 # seed. With three seeds and longer training, on real slices, the pyramid is ahead of all others for every seed, by 0.015 of the U-Net; the
@@ -510,7 +558,11 @@ assert overview["Dice"].min() > before
 # ## The same in MONAI
 #
 # Beside the transformer MONAI has two convolutional backbones for registration, `RegUNet` and `LocalNet` (DeepReg's). Both answer with a
-# displacement, and both halve the image with even sizes in mind. **Predict:** which of the two sizes does each of them take?
+# displacement, and both halve the image with even sizes in mind. The next cell gives them an image of 96 x 96 pixels and one of 90 x 97.
+#
+# **Predict:** which of the two sizes does each of them take?
+#
+# > *My prediction:*
 
 # %%
 from monai.networks.nets import LocalNet, RegUNet
@@ -534,15 +586,26 @@ with torch.no_grad():
 assert found.displacement.shape == (1, 2, 90, 97)
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Both take the first only. They halve the image three times, and a level of an odd size is refused: 97 is odd at once, and 90 is odd after
+# the first halving.
+#
+# </details>
+#
 # The course's networks repeat the edge up to the next size that their levels divide, and cut the field again, Swin included.
 #
 # **The same elsewhere.** TransMorph has its own Swin: patches of 4, 96 channels, windows of a 32nd of the image. So its images must have
 # sizes that 32 divides and windows that fit, which is what most of its users' questions are about; `TransMorph-Tiny` has 6 channels. VFA,
 # SITReg and CorrMLP are pyramids. MambaMorph replaces attention by state spaces.
 #
-# **What can go wrong.** To compare backbones that have different sizes, or equal steps of different price; a paper's table mostly does. To
-# take a receptive field for what a network uses. To train a transformer with the learning rate of a convolutional network, and
-# conclude that transformers are bad. To choose the learning rate on the test pairs. To believe in one seed.
+# **What you now have.** A picture of what a network can see, window attention in a few lines, and a comparison of backbones in which size and
+# time are equal.
+#
+# **What can go wrong.** Backbones of different sizes are compared, or equal steps of different price; most papers' tables do so. A receptive
+# field is taken for what a network uses. A transformer is trained with the learning rate of a convolutional network, and one
+# concludes that transformers are bad. The learning rate is chosen on the test pairs. One seed is believed.
 #
 # **Try it.**
 # 1. *(easy)* Turn the instance norms on and measure what each network sees again. Why is it everything?
@@ -552,10 +615,12 @@ assert found.displacement.shape == (1, 2, 90, 97)
 #    so, with half the steps. How much of the pyramid's lead does that give?
 # 4. *(hard)* Let Swin's tokens of both images meet: build a pyramid whose blocks attend. Is the arrangement still what counts?
 #
-# **References.** Szegedy et al., *Going deeper with convolutions*, CVPR 2015. Kuang and Schmah, *FAIM: a ConvNet method for unsupervised 3D
-# medical image registration*, arXiv 1811.09243, 2018. Liu et al., *Swin transformer: hierarchical vision transformer using shifted
-# windows*, ICCV 2021. Chen et al., *TransMorph: transformer for unsupervised medical image registration*, Medical Image Analysis 82,
-# 2022. Jia et al., *U-Net vs transformer: is U-Net outdated in medical image registration?*, MLMI 2022 (LKU-Net). Hu et al., *Dual-stream
+# **References.** Szegedy et al., *Going deeper with convolutions*, CVPR 2015, https://doi.org/10.1109/CVPR.2015.7298594. Kuang and Schmah,
+# *FAIM: a ConvNet method for unsupervised 3D medical image registration*, 2018, https://doi.org/10.48550/arXiv.1811.09243. Liu et al.,
+# *Swin transformer: hierarchical vision transformer using shifted windows*, ICCV 2021, https://doi.org/10.48550/arXiv.2103.14030. Chen et
+# al., *TransMorph: transformer for unsupervised medical image registration*, Medical Image Analysis 82, 2022,
+# https://doi.org/10.1016/j.media.2022.102615. Jia et al., *U-Net vs transformer: is U-Net outdated in medical image registration?*, MLMI
+# 2022 (LKU-Net). Hu et al., *Dual-stream
 # pyramid registration network*, Medical Image Analysis 78, 2022. Jian et al., *Mamba? Catch the hype or rethink what really helps for
 # image registration*, WBIR 2024. Luo et al., *Understanding the effective receptive field in deep convolutional neural networks*,
 # NeurIPS 2016.

@@ -39,7 +39,7 @@ print(session)
 # %% [markdown]
 # ## A network meets contrasts that it has not seen
 #
-# Slices again, real ones where the data folder holds `oasis2d`. All are T1 images, so the other contrasts are painted from them, as on page
+# Slices of people again (`oasis2d`). All are T1 images, so the other contrasts are painted from them, as on page
 # 16: a negative, something like T2, and one that rises and falls again, in which the darkest and the brightest tissue look alike.
 # **This is a kind test**: a real second contrast also shows other things, and other noise.
 
@@ -59,14 +59,8 @@ print(f"{cohort.info.name}: {len(labels)} structures, {len(test_pairs)} pairs to
 import numpy as np
 import torch
 
-FROM = (
-    0.0,
-    0.12,
-    0.3,
-    0.6,
-    0.9,
-    1.0,
-)  # background, fluid, fluid, grey matter, white matter, brightest
+# Background, fluid, fluid, grey matter, white matter, the brightest.
+FROM = (0.0, 0.12, 0.3, 0.6, 0.9, 1.0)
 TO = (0.0, 0.9, 1.0, 0.65, 0.3, 0.2)
 CONTRASTS = {
     "T1": lambda image: image,
@@ -86,24 +80,16 @@ PAIRS = [  # of the moving and of the fixed image
 from course_utils.plotting import panel
 
 item = test_pairs[0]
-panel(
-    {name: change(item["fixed"]) for name, change in CONTRASTS.items()},
-    columns=4,
-    **cohort.info.view,
-)
+seen = {name: change(item["fixed"]) for name, change in CONTRASTS.items()}
+panel(seen, columns=4, **cohort.info.view)
 
 # %% [markdown]
 # What a registration is worth is the mean Dice of the structures, on pairs of people that no network has met. The line to beat is
 # **doing nothing**: leave the two images as they lie.
 
 # %%
-import shutil
-
 from course_utils import metrics
-from course_utils.checkpoint import Checkpoint
 from course_utils.fields import warp
-from course_utils.networks import NetworkSpec
-from course_utils.training import TrainConfig, fit
 
 
 def stacked(pairs):
@@ -119,6 +105,7 @@ def dice_after(displacement):
     return metrics.dice(moved, test["fixed_label"], list(labels)).nanmean().item()
 
 
+# %%
 @torch.no_grad()
 def by_contrast(model):
     """Mean Dice of the test pairs for each pair of contrasts."""
@@ -131,13 +118,23 @@ def by_contrast(model):
 
 # %% [markdown]
 # The first network is trained as in notebook 06: it sees the real images, and the local correlation of these is its loss. All
-# networks of this page are antisymmetric pyramids (notebook 12), with the same number of steps. **Predict:** what does it make of a
-# negative?
+# networks of this page are antisymmetric pyramids (notebook 12), with the same number of steps.
+#
+# **Predict:** in the contrast that suits it least, is it better or worse than doing nothing?
+#
+# > *My prediction:*
 
 # %%
+import shutil
+
+from course_utils.checkpoint import Checkpoint
+from course_utils.networks import NetworkSpec
+from course_utils.training import TrainConfig, fit
+
 STEPS = 180 if session.dataset == "oasis2d" else 500  # a built-in slice has a third of the pixels
 
 
+# %%
 def trained(name, objective, pairs=train_pairs, watched=val_pairs, **network):
     out = session.runs / "synthmorph" / name
     shutil.rmtree(out, ignore_errors=True)
@@ -174,12 +171,19 @@ assert table.iloc[0, 0] > before + 0.05 and table.iloc[1:, 0].min() < before
 table.round(3)
 
 # %% [markdown]
-# On its own contrast the network is good. On at least one of the others it is **worse than doing nothing**: it moves tissue with
-# confidence to where it does not belong. Nothing in its answer tells you so.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# **Worse than doing nothing**; the table says in which contrast. The network has learnt to bring bright to bright. Where another tissue
+# is bright, it moves tissue with confidence to where it does not belong.
+#
+# </details>
+#
+# On its own contrast the network is good. On the others nothing in its answer tells you that it is wrong.
 #
 # ## From a label map to an image, by hand
 #
-# The cure of SynthMorph: if the network shall not depend on the contrast, show it a new one in every step. The label map says which
+# SynthMorph has a cure: if the network must not depend on the contrast, show it a new one in every step. The label map says which
 # structure each pixel belongs to. Give every structure a grey value at random, as a table that is looked up:
 
 # %%
@@ -254,7 +258,11 @@ panel({"the map": grey, "bent, in the same colours": values[bent.long()]}, **coh
 #
 # What shall judge the answer? Not the images: their colours have nothing to do with each other. The label maps that they were
 # painted from. Each structure becomes a picture of zeros and ones (*one-hot*), the moving one is warped, and squared differences
-# are summed over the structures. **Predict:** what is it where both maps are equal, and what where every pixel is wrong?
+# are summed over the structures.
+#
+# **Predict:** what is this loss where every pixel has a wrong label, and no structure is left out?
+#
+# > *My prediction:*
 
 
 # %%
@@ -275,7 +283,15 @@ assert abs(ours - 2 * wrong) < 1e-6
 assert squared_error(label, label, still, everything) < 1e-6
 
 # %% [markdown]
-# Twice the share of pixels with a wrong label, if no pixel is counted out: each wrong pixel lacks one structure and has another. The
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# It is 2: each wrong pixel lacks one structure and has another. In general the loss is twice the share of the pixels with a wrong label,
+# and 0 where both maps are equal.
+#
+# </details>
+#
+# The
 # tested version is the term `Membership`. The soft Dice of notebook 05 would do too, and counts small structures as much as large
 # ones; the authors of voxelmorph found that the squared error trains better.
 
@@ -315,7 +331,11 @@ brains = SynthesisedObjective(pair_objective(Membership(tuple(labels)), coarsene
 networks["painted labels"] = trained("labels", brains, blind, blind_val)
 
 # %% [markdown]
-# **Predict:** is it better than doing nothing on real images, which it sees for the first time? On how many of the five?
+# Now the network meets real images for the first time.
+#
+# **Predict:** on how many of the five pairs of contrasts is it better than doing nothing?
+#
+# > *My prediction:*
 
 # %%
 table["painted labels"] = by_contrast(networks["painted labels"])
@@ -328,8 +348,16 @@ assert table.iloc[0, 0] > table.iloc[0, 1]  # on its own contrast the specialist
 table.round(3)
 
 # %% [markdown]
-# **Yes, it can.** The network that has never seen a brain registers real ones, in each of the contrasts, and nearly equally well in
-# all. The price stands in the first row: on T1 with T1 the specialist, which trained on exactly that, is ahead.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# On all five, and nearly equally well. In its training the contrast was another one in every step, so nothing that it has learnt depends on
+# one.
+#
+# </details>
+#
+# **Yes, a network can learn to register brains without seeing one.** The price stands in the first row: on T1 with T1 the specialist, which
+# trained on exactly that, is ahead.
 #
 # ## Shapes that mean nothing
 #
@@ -406,8 +434,8 @@ table.round(3)
 # no anatomy has.
 #
 # Is that a matter of course? In a first trial a network for shapes had ended *below* doing nothing, and nobody had looked whether it
-# had learnt its own task. [Results](../docs/results.md) has the search, with three seeds: after 40 steps networks of one way *are* below doing
-# nothing, with most of their own task left, and after 200 they are above it. A network learns to move things before it learns to move
+# had learnt its own task. [Results](../docs/results.md) has the search, with three seeds: after 40 steps networks of one way *are* below
+# doing nothing, with most of their own task left, and after 200 they are above it. A network learns to move things before it learns to move
 # them to the right place, and equal ones not at all. The networks of this page have the last part built in: they are antisymmetric (notebook
 # 12), so an image against itself stays where it is, in whatever colour, and that need not be learnt again for every painting.
 
@@ -421,8 +449,12 @@ assert equal < 1e-3
 # ## A cheaper answer
 #
 # A fair page names the competitor. It needs no painting: show the network the images' **edges** (`fields.edges`) instead of their
-# intensities, each as bright as its neighbours let it be. An edge is an edge in a negative too. **Predict:** with edges, which is
-# better in the worst contrast, the network of real images or that of painted labels?
+# intensities, each as bright as its neighbours let it be. An edge is an edge in a negative too. Train both kinds of network once more,
+# on edges.
+#
+# **Predict:** is the network of real images still lost in its worst contrast?
+#
+# > *My prediction:*
 
 # %%
 networks["NCC of real images, edges"] = trained("ncc_edges", ncc, edges=True)
@@ -462,6 +494,13 @@ axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="mo
 figure
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# No. With edges it is above doing nothing in every contrast, although it was never shown another one than T1: a negative has the same edges.
+#
+# </details>
+#
 # Each row is a network, each dot a pair of contrasts; what matters is where the *leftmost* dot lies.
 
 # %%
@@ -473,9 +512,8 @@ assert worst["NCC of real images, edges"] > worst["NCC of real images"] + 0.05
 assert (worst.drop("NCC of real images") > before).all()
 
 # %% [markdown]
-# **Edges do much of the work.** They lift both kinds of network, and with them even the network of real images, which is never shown
-# another contrast, is no longer lost in a negative. Our four contrasts favour them: each was computed from T1, so each has T1's edges,
-# with little noise. A real second contrast need not be so kind.
+# **Edges do much of the work.** They lift both kinds of network in the worst contrast. Our four contrasts favour them: each was computed
+# from T1, so each has T1's edges, with little noise. A real second contrast need not be so kind.
 #
 # A third way lies between: paint over the real image *and* its label map, so that its detail stays, and let the real images judge
 # (`PaintedObjective`, `train --painted images`).
@@ -548,9 +586,12 @@ else:
 # python -m course_utils register --moving T1.nii.gz --fixed T2.nii.gz --moved OUT.nii.gz --model runs/labels/best.pt
 # ```
 #
-# **What can go wrong.** A label map with few structures: the paintings are flat where real images have borders, and the network
-# ignores these. To validate on painted images alone: choose with labels of real ones, if there are any. To leave `--bidirectional`
-# or `--loss` beside `--painted labels`: the command refuses what has no part in it. To believe that invariance is free: look at
+# **What you now have.** A painter of label maps, a loss that needs no image, and a network for contrasts that nobody has shown it, with its
+# price.
+#
+# **What can go wrong.** The label map has few structures: then the paintings are flat where real images have borders, and the network
+# ignores these. One validates on painted images alone: choose with labels of real ones, if there are any. `--bidirectional` or `--loss`
+# stands beside `--painted labels`: the command refuses what has no part in it. One believes that invariance is free: look at
 # the row of T1 to T1.
 #
 # **Try it.**

@@ -38,7 +38,7 @@ print(session)
 # %% [markdown]
 # ## Three candidates
 #
-# Where the data folder holds `oasis2d`, this page works on real coronal slices; otherwise on slices of the built-in cohort. The first two
+# This page works on coronal slices of people (`oasis2d`), or, where they could not be fetched, on slices of the built-in cohort. The first two
 # candidates cost nothing: the mean of the training images, and one of the people.
 
 # %%
@@ -59,8 +59,8 @@ print(f"{cohort.info.name}: a mean of {len(train)} people, {len(test)} others to
 panel({"mean image": mean, "one subject": one}, **cohort.info.view)
 
 # %% [markdown]
-# **Predict:** which of the two is better to carry labels from many people to a new one, and by how much? And can an image be as
-# sharp as one subject, and yet as central as the mean?
+# The mean is central and blurred, the subject is sharp and somewhere. The question of this page is whether an image can be as
+# sharp as one subject, and yet as central as the mean.
 #
 # ## A template is a parameter
 #
@@ -111,8 +111,12 @@ assert model.change.grad.abs().max() > 0  # the template itself is told how to c
 # %% [markdown]
 # ## What the mean displacement is for
 #
-# On discs, where the truth is known: all of them lie three pixels to one side of where the template begins. **Predict:** where does
-# the template end, with the new term and without it?
+# The next cells try it on discs, where the truth is known: all of them lie three pixels to one side of where the template begins. Twice a
+# template is learnt, once with the new term and once without it.
+#
+# **Predict:** does the template without the term end in the middle of the discs?
+#
+# > *My prediction:*
 
 # %%
 import shutil
@@ -174,13 +178,19 @@ for centring in (0.02, 0.0):
 assert ended[0.02] < 0.4 and ended[0.0] > 1.0
 
 # %% [markdown]
-# Without the term, the template stays closer to where it began than to the discs: the network carries it over, each time, and the loss
-# is content.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# It does not: it ends more than a pixel away from their middle. The network carries it over each time, and the loss is content.
+#
+# </details>
+#
+# With the term, the template moves to the middle, and the network has less to do.
 #
 # ## The three, trained alike
 #
-# Now the brains. The same network and the same steps for all: once the template is learnt, beginning with the mean image, twice it
-# stays what it was (`rate=0`). Only the training subjects are seen.
+# Now the brains. The network and the steps are the same for all three. Once the template is learnt, beginning with the mean image, and
+# twice it stays what it was (`rate=0`). Only the training subjects are seen.
 
 # %%
 STEPS = 200
@@ -208,6 +218,10 @@ models = {
 # the scan's) and count: the share of people with the thalamus here is its *probability* here, and the structure with the largest
 # share *wins*. Then the test that matters: leave one person out, let the others vote, carry the winning labels to the
 # person (with the map), and compare with the person's own. These are people whom nobody trained on.
+#
+# **Predict:** which carries labels better, the learnt template or the one subject?
+#
+# > *My prediction:*
 
 # %%
 import pandas as pd
@@ -256,9 +270,16 @@ panel(
 )
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# The learnt template, and it does so for most of the people. A subject pays for being somebody: the mean of all displacements from it is
+# far from zero, so everybody must be deformed more.
+#
+# </details>
+#
 # On real slices the learnt template is the best of the three to carry labels. It lies closer to the middle than a subject does, and it is
-# sharper than the mean image that it began with. A subject pays for being somebody: the mean of all displacements from it is far from
-# zero. (The built-in cohort was made from one brain, so its mean image is as good already, and there is little to win.)
+# sharper than the mean image that it began with. (The made subjects of the built-in cohort come from one brain, so its mean image is as good already, and there is little to win.)
 #
 # One seed and one subject prove little. With [three of each](../docs/results.md), the learnt template is ahead of the mean image every
 # time, by about a hundredth of Dice, and ahead of two of three subjects: a subject is a gamble that may be won. And the older way of the
@@ -303,6 +324,10 @@ assert share[brain].mean() < share[~brain].mean()
 # No network needs to be trained for a template: bring all scans to the average by any method, average them, and repeat until nothing
 # changes (`Gen_temp` in the Keras project that this course follows). Each scan's voxel counts as much as the volume behind it,
 # $\det J$: where a scan was shrunk to fit, more of it stands behind a voxel.
+#
+# **Predict:** is the average of 40 registered scans as blurred as their plain mean?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.templates import groupwise
@@ -323,7 +348,14 @@ images = {
 panel(images, **cohort.info.view, limits=(0, 1))
 
 # %% [markdown]
-# Averages of well registered images are sharp too. What averaging lacks is a term that keeps it in the middle: each round may carry
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# No, it is sharper: averages of well registered images are sharp too, because an edge lies on an edge.
+#
+# </details>
+#
+# What averaging lacks is a term that keeps it in the middle: each round may carry
 # it a little further, and when to stop is a choice.
 #
 # ## A template for every age
@@ -384,13 +416,17 @@ panel(templates, **cohort.info.view, limits=(0, 1))
 # %% [markdown]
 # ## Three rulers, of which one leaks and one sees only darkness
 #
-# Do the ventricles grow? By how much? **Predict** what is wrong with each of these before you run the next cell:
+# Do the ventricles grow? By how much? There are three ways to measure it:
 #
 # 1. *People of that age.* Bring the label maps of the oldest people to the template of old age, of the youngest to that of young age, and let
 #    them vote.
 # 2. *The same people.* Bring one fixed set of people of all ages to the template of every age, by the network.
 # 3. *No people.* In the region where anybody has ventricles, count the pixels of the template that are as dark as a ventricle. In scans, count the
 #    same.
+#
+# **Predict:** which of the three shows growth even for a template that knows no attribute?
+#
+# > *My prediction:*
 
 # %%
 order = np.argsort(numbers)
@@ -412,8 +448,15 @@ print(f"1. one template for all, the youngest and the oldest vote: {leaking}")
 print(f"2. the template of {attribute} {at[0]:g} and {at[-1]:g}, the same people vote: {fixed}")
 
 # %% [markdown]
-# The first ruler was held to the template that knows **no** attribute, and shows growth all the same: the answer leaks from the people who
-# vote. Whoever measures so will find that any template depends on age. The second cannot leak. But it measures a network too: in
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# The first. It was held to the template that knows **no** attribute, and shows growth all the same: the answer leaks from the people who
+# vote. Whoever measures so will find that any template depends on age.
+#
+# </details>
+#
+# The second cannot leak. But it measures a network too: in
 # training, this one met each scan with the template of its own age only, and whatever it does with an old brain and a young
 # template was never judged. The third ruler asks nobody:
 
@@ -436,10 +479,8 @@ line = [pixels(at_value(value)) for value in np.linspace(at[0], at[-1], 7)]
 people = slope * (at[-1] - at[0])
 part = (line[-1] - line[0]) / people
 print(f"3. pixels darker than {threshold:.2f}: {line}")
-print(
-    f"people have {people:.0f} more at {at[-1]:g} than at {at[0]:g}; the template {part:.0%} of "
-    "that"
-)
+more = f"people have {people:.0f} more at {at[-1]:g} than at {at[0]:g}"
+print(f"{more}; the template {part:.0%} of that")
 
 # %%
 assert leaking[1] > 1.05 * leaking[0]  # of a template that knows nothing of the attribute
@@ -481,13 +522,44 @@ figure
 # - **A conditional template** where people differ in a way that you know: `--attributes ages.csv --at age=20,50,80`. Then hold a ruler to
 #   it that cannot leak.
 #
+# ## The same in MONAI
+#
+# MONAI has no learnt template. But the older way is made of its transforms: `Warp` brings everybody home, `MeanEnsemble` takes the mean of the
+# images, and `VoteEnsemble` lets the labels vote. To see that they mean what we mean, the next cell compares them without any
+# registration: every displacement is zero.
+
+# %%
+import warnings
+
+from monai.networks.blocks import Warp
+from monai.transforms import MeanEnsemble, VoteEnsemble
+
+warnings.filterwarnings("ignore", message=".*native grid_sample")
+voters = train[:40]
+still = torch.zeros(1, 2, *mean.shape[2:])  # put the inverse map of your registration here
+bring, carry = Warp(padding_mode="border"), Warp(mode="nearest", padding_mode="border")
+at_home = torch.stack([bring(image[s].cpu(), still)[0] for s in voters])  # (40, 1, H, W)
+ballots = torch.stack([carry(label[s].cpu().float(), still)[0] for s in voters])
+their_mean = MeanEnsemble()(at_home)
+their_winners = VoteEnsemble(num_classes=max(values) + 1)(ballots)
+chances = label_probabilities((label[s].cpu() for s in voters), [still] * len(voters), values)
+our_winners, _ = winning_labels(chances, values)
+agree = (their_winners == our_winners[0]).float().mean().item()
+print(f"MONAI's vote and ours agree in {agree:.2%} of the pixels")
+assert torch.allclose(their_mean, mean_image(image[s].cpu() for s in voters)[0], atol=1e-4)
+assert agree > 0.98
+
+# %% [markdown]
 # **The same elsewhere.** voxelmorph's `train_template.py` and `train_cond_template.py` (TensorFlow; neither runs with Keras 3) are
 # the source of the first half and have the mean displacement as `MeanStream`. ANTs averages: `ants.build_template` and
-# `antsMultivariateTemplateConstruction2.sh`, which also shift the average to the middle in every round. MONAI has neither.
+# `antsMultivariateTemplateConstruction2.sh`, which also shift the average to the middle in every round.
 #
-# **What can go wrong.** To bring labels home with the map and not with its inverse. To measure a template with the people it was
-# made of. To let a correlation alone decide on intensities, and find noise where nothing is. To show the template at 20 and 80 side by
-# side, each with voters of its age.
+# **What you now have.** A template of your own scans, the names of its voxels with the share of the votes, and three rulers for a template
+# that claims to depend on age.
+#
+# **What can go wrong.** Labels are brought home with the map and not with its inverse. A template is measured with the people it was
+# made of. A correlation alone decides on intensities, and noise grows where nothing is. The templates at 20 and at 80 are shown side by
+# side, each with voters of its own age.
 #
 # **Try it.**
 # 1. *(easy)* Set `anchor=0` and look at the background of the learnt template.
@@ -496,9 +568,10 @@ figure
 # 4. *(hard)* Train the conditional network with scans of *other* attributes than the template's in half of the steps. Does the second
 #    ruler begin to see?
 #
-# **References.** Dalca, Rakic, Guttag and Sabuncu, *Learning conditional deformable templates with convolutional networks*, NeurIPS 2019.
-# Guimond, Meunier and Thirion, *Average brain models: a convergence study*, CVIU 77(2), 2000. Avants et al., *The optimal
-# template effect in hippocampus studies of diseased populations*, NeuroImage 49(3), 2010. Joshi et al., *Unbiased diffeomorphic atlas
-# construction for computational anatomy*, NeuroImage 23, 2004.
+# **References.** Dalca, Rakic, Guttag and Sabuncu, *Learning conditional deformable templates with convolutional networks*, NeurIPS 2019,
+# https://doi.org/10.48550/arXiv.1908.02738. Guimond, Meunier and Thirion, *Average brain models: a convergence study*, CVIU 77(2), 2000,
+# https://doi.org/10.1006/cviu.1999.0815. Avants et al., *The optimal template effect in hippocampus studies of diseased populations*,
+# NeuroImage 49(3), 2010, https://doi.org/10.1016/j.neuroimage.2009.09.062. Joshi et al., *Unbiased diffeomorphic atlas
+# construction for computational anatomy*, NeuroImage 23, 2004, https://doi.org/10.1016/j.neuroimage.2004.07.068.
 #
 # Next: [19 How certain is it?](19_how_certain.ipynb): a number beside every voxel, and what it is worth.

@@ -65,7 +65,7 @@ def known(item, seed):
     fixed = item["fixed"][None]
     knots = [max(4, n // 24) for n in fixed.shape[2:]]
     velocity = resize(torch.randn(1, 2, *knots, generator=generator), fixed.shape[2:])
-    velocity = 2.5 * velocity / velocity.norm(dim=1).mean()  # pixels, on the mean
+    velocity = 2.5 * velocity / velocity.norm(dim=1).mean()  # pixels, on average
     moving = warp(fixed, integrate(velocity))
     noisy = [
         (image + 0.02 * torch.randn(image.shape, generator=generator)).clamp(0, 1)
@@ -98,21 +98,31 @@ panel(
 #
 # $$\tfrac12\sum_i\bigl(\lambda d_i\sigma_i^2-\log\sigma_i^2\bigr)+\tfrac{\lambda}{2}\sum_{i\sim j}(\mu_i-\mu_j)^2 .$$
 #
-# The last sum is the smoothness of notebook 05. The first is new. **Predict:** if the images say nothing, which $\sigma$ makes it
-# smallest, for $\lambda=10$ and the 4 neighbours of a pixel?
+# The last sum is the smoothness of notebook 05. The first is new.
+#
+# **Predict:** if the images say nothing, which $\sigma$ makes it smallest, for $\lambda=10$ and the 4 neighbours of a pixel?
+#
+# > *My prediction:*
 
 # %%
 precision, neighbours = 10.0, 4
 variance = torch.linspace(0.002, 0.2, 2000)
 cost = (precision * neighbours * variance - variance.log()) / 2
 alone = variance[cost.argmin()].sqrt().item()
-print(
-    f"standard deviation of the prior alone: {alone:.3f} pixel; 1 / sqrt(precision x neighbours) = "
-    f"{(precision * neighbours) ** -0.5:.3f}"
-)
-assert abs(alone - (precision * neighbours) ** -0.5) < 0.003
+by_formula = (precision * neighbours) ** -0.5
+print(f"standard deviation of the prior alone: {alone:.3f} pixel; ", end="")
+print(f"1 / sqrt(precision x neighbours) = {by_formula:.3f}")
+assert abs(alone - by_formula) < 0.003
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# 0.158 pixel. The derivative of $\lambda d\sigma^2 - \log\sigma^2$ by $\sigma^2$ is zero where $\sigma^2 = 1 / (\lambda d)$, so
+# $\sigma = 1 / \sqrt{10 \cdot 4}$.
+#
+# </details>
+#
 # Remember this number. It knows nothing of any image. The tested version of the divergence is `losses.velocity_divergence`; against a
 # multivariate normal distribution of PyTorch it differs by a constant, as it should:
 
@@ -121,10 +131,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from course_utils.losses import velocity_divergence
 
-chain = (
-    2 * torch.eye(5) - torch.diag(torch.ones(4), 1) - torch.diag(torch.ones(4), -1)
-)  # five pixels in a row
-chain[0, 0] = chain[-1, -1] = 1
+chain = 2 * torch.eye(5) - torch.diag(torch.ones(4), 1) - torch.diag(torch.ones(4), -1)
+chain[0, 0] = chain[-1, -1] = 1  # five pixels in a row: those at the ends have one neighbour
 prior = MultivariateNormal(torch.zeros(5), precision_matrix=precision * chain + 1e-4 * torch.eye(5))
 constants = []
 for seed in range(3):
@@ -140,8 +148,12 @@ assert max(constants) - min(constants) < 0.02
 #
 # - the **probabilistic** network, and the spread of twelve samples of its distribution;
 # - an **ensemble**: three plain networks, alike but for the seed of their first weights and of their pairs, and their spread;
-# - the **residual**, which needs no theory: how much the moved image and the fixed image still differ around a pixel, on the mean over
+# - the **residual**, which needs no theory: how much the moved image and the fixed image still differ around a pixel, on average over
 #   a window of 9 x 9. Anybody can look at it. It is the control.
+#
+# **Predict:** are the errors of the first two larger or smaller than the spread that they state?
+#
+# > *My prediction:*
 
 # %%
 import shutil
@@ -169,6 +181,7 @@ def trained(name, architecture, objective, seed):
     ).model.eval()
 
 
+# %%
 bound = EvidenceBound(image_sigma=0.02, prior_precision=precision, coarseness=2)
 probabilistic = trained("probabilistic", "probabilistic", bound, session.seed)
 plain = pair_objective("ssd", smoothness=0.05, coarseness=2)
@@ -212,23 +225,33 @@ errors["residual"] = errors["ensemble"]  # it asks where the ensemble's mean is 
 
 def pixels(maps, part=slice(None)):
     """The values of some pairs' maps inside the structures, in one row."""
-    return torch.cat(
-        [each[inside] for each, inside in list(zip(maps, inside_of, strict=True))[part]]
-    )
+    both = list(zip(maps, inside_of, strict=True))[part]
+    return torch.cat([each[inside] for each, inside in both])
 
 
 # %%
 before = pixels([truth.norm(dim=1, keepdim=True) for truth in truths]).mean()
-print(f"true distance on the mean: {before:.2f} pixels before registration")
+print(f"true distance, mean: {before:.2f} pixels before registration")
 for name in given:
-    print(
-        f"{name:<14} error {pixels(errors[name]).mean():.2f}, spread "
-        f"{pixels(spreads[name]).mean():.2f} pixels"
-    )
+    error, said = pixels(errors[name]).mean(), pixels(spreads[name]).mean()
+    print(f"{name:<14} error {error:.2f}, spread {said:.2f} pixels")
+    assert error > said
 
 # %% [markdown]
-# Where does each say that it is uncertain, and where is it wrong? Each picture has its own grey scale, because only the *pattern*
-# is asked for here. **Predict** which of the three looks most like the error.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Larger, for both; the two lines above say by how much. What a network cannot know it does not count: its spread comes from its prior, or from what three
+# networks with the same loss and the same data do differently.
+#
+# </details>
+#
+# Where does each say that it is uncertain, and where is it wrong? The next figure shows it for one pair. Each picture has its own scale of
+# brightness, because only the *pattern* is asked for here.
+#
+# **Predict:** which of the three looks most like the error?
+#
+# > *My prediction:*
 
 # %%
 pictures = {"error of the ensemble": errors["ensemble"][0]}
@@ -241,6 +264,14 @@ panel(
 )
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# The residual, in most places; the rank correlations below say the same in numbers. The probabilistic network's answer is nearly the same
+# everywhere.
+#
+# </details>
+#
 # ## Is it true? Three questions
 #
 # **Order.** Are the places where the spread is large those where the error is? A rank correlation answers, 0 for chance.
@@ -249,6 +280,10 @@ panel(
 # the pairs and used on the other half. (The residual is in units of intensity, so it means nothing without one.)
 #
 # **Coverage.** Does the region that should hold 95 % of the truth hold 95 %?
+#
+# **Predict:** what share of the truth does that region hold, before the temperature?
+#
+# > *My prediction:*
 
 # %%
 import pandas as pd
@@ -281,10 +316,7 @@ with torch.no_grad():
     own = probabilistic.distribution(*images)[1].div(2).exp()
 low, high = (own.quantile(q).item() for q in (0.05, 0.95))
 print(f"standard deviation, in pixels of the network's grid: prior alone {alone:.3f}")
-print(
-    f"probabilistic network {own.mean():.3f}, and for nine pixels of ten from {low:.3f} to "
-    f"{high:.3f}"
-)
+print(f"probabilistic network {own.mean():.3f}, nine pixels of ten from {low:.3f} to {high:.3f}")
 assert 0.6 * alone < own.mean() < 1.5 * alone
 
 # %%
@@ -309,6 +341,14 @@ right.legend(frameon=False)
 figure
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Less than 60 % for each of them, as the table says: they are much too sure of themselves. With a temperature the share rises above 75 %,
+# because one factor makes the regions larger.
+#
+# </details>
+#
 # Each point is a tenth of the pixels, in the order of what was said of them. On the dashed line, errors are as large as the spread.
 # Left, both methods lie far above it: **they are wrong by much more than they say**. Right, one factor brings them to the line on
 # average. It cannot bend a curve: where it is flat, the spread does not know where the errors are. The residual's curve climbs.
@@ -328,13 +368,44 @@ figure
 # - Before a spread is shown to a surgeon, it needs a temperature, fitted on cases with a known truth, and a reliability diagram,
 #   and a control as simple as this one.
 #
-# **What can go wrong.** To show a map of "uncertainty" without comparing it with errors. To weigh the divergence twice: voxelmorph's
-# script multiplies it by `--lambda`, whose default is 0.01 and must be 1 then. To read the sample with the best likeness as "the
-# answer". To take a mean of displacements of different maps for a map: it may fold where none of them does.
+# ## The same in MONAI
 #
+# MONAI has no registration network that answers with a distribution. But its `VoxelMorphUNet` takes a `dropout`, and a network whose
+# dropout layers stay switched on answers differently each time: these are Monte Carlo samples. `MeanEnsemble` takes their mean. The network
+# below is untrained, so the numbers mean nothing yet:
+
+# %%
+import warnings
+
+from monai.networks.nets import VoxelMorph as MonaiVoxelMorph
+from monai.networks.nets import VoxelMorphUNet
+from monai.transforms import MeanEnsemble
+
+warnings.filterwarnings("ignore", message=".*native grid_sample")
+torch.manual_seed(session.seed)
+narrow = VoxelMorphUNet(
+    2, 2, 16, channels=(16, 16, 16, 16), final_conv_channels=(16, 16), dropout=0.2
+)
+theirs = MonaiVoxelMorph(narrow, spatial_dims=2).eval()
+for layer in theirs.modules():
+    if isinstance(layer, torch.nn.Dropout2d | torch.nn.Dropout):
+        layer.train()
+with torch.no_grad():
+    samples = torch.stack([theirs(moving, fixed)[1] for _ in range(12)])  # (12, 1, 2, H, W)
+centre, wide = MeanEnsemble()(samples), spread(samples)
+print(f"twelve answers: mean spread {wide.mean():.4f} pixel, of a mean displacement of", end=" ")
+print(f"{centre.norm(dim=1).mean():.4f} pixel")
+assert torch.allclose(centre, samples.mean(0)) and wide.mean() > 0
+
+# %% [markdown]
 # **The same elsewhere.** voxelmorph (TensorFlow): `--use-probs --legacy-image-sigma 0.02 --kl-lambda 10 --lambda 1`; there the two
-# terms are both means, here each counts by its number of voxels, as in the sum that the paper derives. MONAI has neither; in a network
-# with dropout, `eval()` with the dropout layers left in `train()` gives Monte Carlo samples.
+# terms are both means, here each counts by its number of voxels, as in the sum that the paper derives.
+#
+# **What you now have.** Three numbers that judge any method's uncertainty, and a control that costs nothing and must be beaten.
+#
+# **What can go wrong.** A map of "uncertainty" is shown without comparing it with errors. The divergence is weighed twice: voxelmorph's
+# script multiplies it by `--lambda`, whose default is 0.01 and must be 1 then. The sample with the best likeness is read as "the
+# answer". A mean of the displacements of different maps is taken for a map: it may fold where none of them does.
 #
 # **Try it.**
 # 1. *(easy)* Train with `image_sigma=0.1`. What happens to the error, and what to the spread?
@@ -342,8 +413,9 @@ figure
 #    correlation rise?
 # 3. *(hard)* Add a fourth and a fifth member to the ensemble. When does the rank correlation stop growing?
 #
-# **References.** Dalca et al., *Unsupervised learning for fast probabilistic diffeomorphic registration*, MICCAI 2018. Lakshminarayanan,
-# Pritzel and Blundell, *Simple and scalable predictive uncertainty estimation using deep ensembles*, NeurIPS 2017. Guo et al., *On calibration
-# of modern neural networks*, ICML 2017. Luo et al., *On the applicability of registration uncertainty*, MICCAI 2019.
+# **References.** Dalca et al., *Unsupervised learning for fast probabilistic diffeomorphic registration*, MICCAI 2018,
+# https://doi.org/10.1007/978-3-030-00928-1_82. Lakshminarayanan, Pritzel and Blundell, *Simple and scalable predictive uncertainty
+# estimation using deep ensembles*, NeurIPS 2017, https://doi.org/10.48550/arXiv.1612.01474. Guo et al., *On calibration of modern neural
+# networks*, ICML 2017, https://doi.org/10.48550/arXiv.1706.04599. Luo et al., *On the applicability of registration uncertainty*, MICCAI 2019.
 #
 # Next: [20 HyperMorph](20_hypermorph.ipynb): one network for every weight of the smoothness.

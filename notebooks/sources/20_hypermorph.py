@@ -39,7 +39,11 @@ print(session)
 # ## Two ways to write one knob
 #
 # The loss of this course is $L + w R$: what the images lack of being alike, plus a weight $w$ times the roughness of the field.
-# HyperMorph writes $(1 - \lambda) L + \lambda R$ with $\lambda$ between 0 and 1. **Predict:** which $\lambda$ is our $w = 0.5$?
+# HyperMorph writes $(1 - \lambda) L + \lambda R$ with $\lambda$ between 0 and 1.
+#
+# **Predict:** which $\lambda$ is our $w = 0.5$?
+#
+# > *My prediction:*
 
 
 # %%
@@ -55,7 +59,14 @@ for w in (0.05, 0.5, 5.0):
     assert abs(ours - (1 + w) * theirs) < 1e-12
 
 # %% [markdown]
-# The two differ by the factor $1 + w$, which does not depend on the field. So for *one* weight both have the same best field. For a
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# A third: the ratio of the two terms must be the same, $\lambda / (1 - \lambda) = w$, so $\lambda = w / (1 + w)$.
+#
+# </details>
+#
+# The two losses differ by the factor $1 + w$, which does not depend on the field. So for *one* weight both have the same best field. For a
 # network that sees *many* weights the factor matters: a batch with $w = 5$ would push six times as hard as one with $w = 0$. The
 # division by $1 + w$ makes all weights speak equally loud. The course's objective divides too.
 #
@@ -115,9 +126,12 @@ assert size(conditioned) < 1.3 * size(plain)
 # %% [markdown]
 # ## The second way: a network that makes a network
 #
-# HyperMorph itself goes further. A *hypernetwork* takes the weight and answers with **every kernel** of the registration network.
-# **Predict:** the registration network has 86,114 parameters, and the hypernetwork has one hidden layer of 32 units. How many
-# parameters has it?
+# HyperMorph itself goes further. A *hypernetwork* takes the weight and answers with **every kernel** of the registration network. Here the
+# registration network has 86,114 parameters, and the hypernetwork has one hidden layer of 32 units.
+#
+# **Predict:** how many parameters does the hypernetwork have?
+#
+# > *My prediction:*
 
 # %%
 from torch.func import functional_call
@@ -138,6 +152,7 @@ def hypernetwork(moving, fixed, position):
     return functional_call(plain, made, (moving, fixed)).displacement
 
 
+# %%
 pair = torch.rand(2, 1, 1, 32, 32)
 with torch.no_grad():
     ends = [hypernetwork(*pair, torch.tensor([[at]])) for at in (0.0, 1.0)]
@@ -148,13 +163,20 @@ assert torch.allclose(ends[1], theirs[1], atol=1e-3) and (ends[0] - ends[1]).abs
 assert size(tested) > 30 * size(plain)
 
 # %% [markdown]
-# Each weight is one of its own plus what a row of 32 numbers makes of the code, so there are 33 times as many. In 3-D with the 128 units
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# About 33 times as many, 2.8 million: each weight is one of its own plus what a row of 32 numbers makes of the code.
+#
+# </details>
+#
+# In 3-D with the 128 units
 # of the paper it would be tens of millions. FiLM needs a sixth more than the plain network, so this page goes on with it; what the
 # hypernetwork gains by its size stands at the end.
 #
 # ## One network, and three to compare it with
 #
-# Slices again, real ones where the data folder holds `oasis2d`. The networks predict displacements, which nothing but the smoothness keeps
+# Slices of people again (`oasis2d`). The networks predict displacements, which nothing but the smoothness keeps
 # from folding (notebook 13).
 
 # %%
@@ -221,14 +243,18 @@ as_long, _ = trained("as_long", objective, 2 * STEPS)  # the steps of the one ne
 # %% [markdown]
 # ## Turn the knob
 #
-# **Predict:** how does the Dice of the one network run over the weight? And the folds?
+# Now ask the one network for nine weights, from the smallest to the largest.
+#
+# **Predict:** how does its Dice run over the weight?
+#
+# > *My prediction:*
 
 # %%
 import pandas as pd
 
 from course_utils import metrics
 from course_utils.fields import warp
-from course_utils.losses import diffusion_loss
+from course_utils.losses import diffusion_loss, ncc_loss
 
 labels = dict(cohort.info.labels)
 
@@ -259,11 +285,21 @@ alone = pd.DataFrame({w: measured(network, test) for w, network in separate.item
 before = metrics.dice(test["moving_label"], test["fixed_label"], list(labels)).nanmean(0)
 before = before.nanmean().item()
 print(f"before: Dice {before:.3f}; the one network on the test pairs:")
+if session.dataset == "oasis2d":
+    assert on_test.Dice.iloc[-1] < on_test.Dice.max() - 0.02
 on_test[["Dice", "folds", "roughness"]].rename_axis("weight").round(4)
 
 # %% [markdown]
-# The proof that the network listens: its field gets smoother with every turn of the knob. A network that does not listen would give
-# one answer for all weights. To see that the check would notice, the knob is disconnected in a copy.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# It changes slowly from one weight to the next. On the real slices it is flat for the smaller weights, where the field folds more and
+# gains little by it, and falls towards the smooth end, where the field may hardly move. Where the best weight lies is found by looking.
+#
+# </details>
+#
+# The proof that the network listens is the roughness: its field gets smoother with every turn of the knob. A network that does not listen
+# would give one answer for all weights. To see that the check would notice, the knob is disconnected in a copy.
 
 # %%
 import copy
@@ -335,8 +371,12 @@ figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside upp
 figure
 
 # %% [markdown]
-# The line is one network; each point was a training of its own. And the two people whose field depends most on the knob, at five
-# positions of it:
+# The line is one network; each point was a training of its own. Now take the two people whose field depends most on the knob. The next
+# figure shows their field for nine positions of the knob, from the smallest weight to the largest, and a slider turns it.
+#
+# **Predict** before you turn it: what becomes straight first, the small kinks or the large bulges?
+#
+# > *My prediction:*
 
 # %%
 from course_utils.plotting import deformed_grid
@@ -354,32 +394,51 @@ def differs(item):
 
 item = max((test_pairs[n] for n in range(len(test_pairs))), key=differs)
 print(f"{item['name']}: what the two ends of the knob do is {differs(item):.2f} pixel apart")
-fields = {f"weight {w:.2g}": answer(item, w) for w in weights[::2]}
-STEP = item["fixed"].shape[1] // 20
-deformed_grid(fields, step=STEP, columns=5, **cohort.info.view)
-
-# %% [markdown]
-# In a running notebook, turn it yourself: 0 is the smallest weight, 1 the largest. (On a page that is only read, you have the five
-# pictures above.) **Predict** before you move it: which part of the grid is the last to become straight?
+fields = {w: answer(item, w) for w in weights}
 
 # %%
-import ipywidgets
+from course_utils.plotting import Slider
 
 
-def turned(position):
-    w = RANGE.weight(position)
-    grid = {f"weight {w:.2g}": answer(item, w)}
-    return deformed_grid(grid, step=STEP, **cohort.info.view)
+def turned(w):
+    """The pair's grid, deformed by the answer for one weight."""
+    step = item["fixed"].shape[1] // 20
+    return deformed_grid({f"weight {w:.2g}": fields[w]}, step=step, **cohort.info.view)
 
 
-_ = ipywidgets.interact(turned, position=(0.0, 1.0, 0.05))
+Slider({f"{w:.2g}": turned(w) for w in weights}, "weight of the smoothness", start="0.05")
+
+
+# %%
+@torch.no_grad()
+def length_scale(w):
+    """Over how many pixels the test pairs' displacement changes by about its own size."""
+    told = torch.full((len(test["fixed"]), 1), RANGE.position(w))
+    field = one(test["moving"], test["fixed"], told).displacement
+    return (field.square().mean() / diffusion_loss(field)).sqrt().item()
+
+
+scale = {w: length_scale(w) for w in (weights[0], weights[4], weights[-1])}
+print("length scale:", ", ".join(f"weight {w:.2g} {n:.1f} pixels" for w, n in scale.items()))
+assert scale[weights[-1]] > scale[weights[0]]
 
 # %% [markdown]
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# The small kinks. The roughness is a squared slope, so a wiggle that is half as long costs four times as much at the same height. The
+# printed length scale grows with the weight: what is left at the end are a few large bulges.
+#
+# </details>
+#
 # ## Choose, on validation pairs
 #
 # The best weight must not be chosen on the pairs that it is then reported on. So it is the one with the best Dice on the
-# *validation* pairs, and what it is worth is read on the *test* pairs. The same for each structure by itself. **Predict:** how
-# much Dice does a structure gain by a weight of its own?
+# *validation* pairs, and what it is worth is read on the *test* pairs. The same is done for each structure by itself.
+#
+# **Predict:** how much Dice does a structure gain, on average, by a weight of its own?
+#
+# > *My prediction:*
 
 # %%
 names = list(labels.values())
@@ -404,8 +463,16 @@ assert on_test.Dice[best] > on_test.Dice.max() - 0.01  # it is good on the test 
 assert abs(choice.gain.mean()) < 0.01  # a weight for each structure is worth little on average
 
 # %% [markdown]
-# Each line is a structure, as what it lacks of its own best on the validation pairs. The two that like the least smoothness and the
-# two that like the most are in colour.
+# <details>
+# <summary>Compare with your prediction</summary>
+#
+# Very little: less than 0.01 on average over the structures. Around its best weight each curve is flat, so the common weight is nearly as
+# good, and what looks best on the validation pairs is in part chance.
+#
+# </details>
+#
+# In the next figure each line is a structure. It shows what the structure lacks of its own best on the validation pairs. The two that
+# like the least smoothness and the two that like the most are in colour.
 
 # %%
 figure = Figure(figsize=(7.5, 3.4), layout="constrained")
@@ -451,13 +518,63 @@ figure
 # Without `--smoothness` the answer is that for the middle of the range, by ratio. The last command writes a copy which answers for
 # the weight that you chose.
 #
-# **The same elsewhere.** voxelmorph has HyperMorph as `train_hypermorph.py` (TensorFlow): a hypernetwork of six layers of 128 units,
-# $\lambda$ uniform in [0, 1], 0.2 of the draws at the ends. cLapIRN of Mok and Chung has conditional instance norms, as here. MONAI
-# has neither.
+# ## The same in MONAI
 #
-# **What can go wrong.** To choose the weight on the test pairs. To draw weights uniformly from 0.05 to 5: nine of ten would be above
-# 0.5, and the network would hardly see the others. To forget the factor $1 + w$. To compare the loss of two weights, which are two
-# different losses; compare Dice, folds, errors. To trust the knob outside of the range that was trained: the commands refuse it.
+# MONAI has no registration network that is told a weight, neither by FiLM nor by a hypernetwork. A forward hook can add one: it scales and
+# shifts what a layer of `VoxelMorphUNet` puts out. The loss that goes with it is made of MONAI's own terms:
+
+# %%
+import warnings
+
+from monai.losses import DiffusionLoss, LocalNormalizedCrossCorrelationLoss
+from monai.networks.nets import VoxelMorph as MonaiVoxelMorph
+from monai.networks.nets import VoxelMorphUNet
+
+for message in (".*native grid_sample", "Using a non-tuple sequence"):
+    warnings.filterwarnings("ignore", message=message)
+torch.manual_seed(session.seed)
+narrow = VoxelMorphUNet(2, 2, 16, channels=(16, 16, 16, 16), final_conv_channels=(4, 4)).eval()
+theirs = MonaiVoxelMorph(narrow, integration_steps=0, spatial_dims=2)
+told = {"position": torch.zeros(1, 1)}
+
+
+def modulated(layer, inputs, output):
+    """The layer's 4 channels, with the scales and shifts of `linear` above."""
+    return film(output, told["position"])
+
+
+convolutions = [layer for layer in narrow.modules() if isinstance(layer, nn.Conv2d)]
+listening = [layer for layer in convolutions if layer.out_channels == 4]
+for layer in listening:
+    layer.register_forward_hook(modulated)
+
+# %%
+unlike = LocalNormalizedCrossCorrelationLoss(spatial_dims=2, kernel_size=9)  # from -1 to 0
+rough = DiffusionLoss()  # adds the axes up, where ours takes their mean: half the weight in 2-D
+pair = item["moving"][None], item["fixed"][None]
+answers = {}
+for w in (weights[0], weights[-1]):
+    told["position"] = torch.tensor([[RANGE.position(w)]])
+    with torch.no_grad():
+        moved, answers[w] = theirs(*pair)
+        loss = 1 + unlike(moved, pair[1]) + w / 2 * rough(answers[w])
+        ours = ncc_loss(moved, pair[1]) + w * diffusion_loss(answers[w])
+    print(f"weight {w:<4g}: loss {loss / (1 + w):.4f}, ours {ours / (1 + w):.4f}")
+    assert abs(loss - ours) / (1 + w) < 0.02
+apart = (answers[weights[0]] - answers[weights[-1]]).norm(dim=1).mean()
+print(f"{len(listening)} layers are told the weight; the two answers are {apart:.3f} pixel apart")
+assert apart > 0
+
+# %% [markdown]
+# **The same elsewhere.** voxelmorph has HyperMorph as `train_hypermorph.py` (TensorFlow): a hypernetwork of six layers of 128 units,
+# $\lambda$ uniform in [0, 1], 0.2 of the draws at the ends. cLapIRN of Mok and Chung has conditional instance norms, as here.
+#
+# **What you now have.** One network that answers for every smoothness, a curve of Dice and folds over the weight, and a way to choose on
+# validation pairs that costs no training.
+#
+# **What can go wrong.** The weight is chosen on the test pairs. Weights are drawn uniformly from 0.05 to 5: then nine of ten are above
+# 0.5, and the network hardly sees the others. The factor $1 + w$ is forgotten. Two losses with two weights are compared, although they
+# are different losses; compare Dice, folds, errors. The knob is trusted outside of the range that was trained: the commands refuse that.
 #
 # **Try it.**
 # 1. *(easy)* Ask `RANGE.position` for a weight of 50. Then ask the network for the position 1.5, which nobody has trained: what does
@@ -468,8 +585,9 @@ figure
 # 4. *(hard)* Train the hypernetwork, `NetworkSpec("hypernetwork", options)`, in place of FiLM. Is it better at equal steps? Then take
 #    the division by 32 out of `Hypernetwork` and train again: what happens, and why?
 #
-# **References.** Hoopes et al., *HyperMorph: amortized hyperparameter learning for image registration*, IPMI 2021. Mok and Chung,
-# *Conditional deformable image registration with convolutional neural network*, MICCAI 2021. Perez et al., *FiLM: visual reasoning
-# with a general conditioning layer*, AAAI 2018. Ha et al., *HyperNetworks*, ICLR 2017.
+# **References.** Hoopes et al., *HyperMorph: amortized hyperparameter learning for image registration*, IPMI 2021,
+# https://doi.org/10.48550/arXiv.2101.01035. Mok and Chung, *Conditional deformable image registration with convolutional neural network*,
+# MICCAI 2021, https://doi.org/10.48550/arXiv.2106.12673. Perez et al., *FiLM: visual reasoning with a general conditioning layer*, AAAI
+# 2018, https://doi.org/10.48550/arXiv.1709.07871. Ha et al., *HyperNetworks*, ICLR 2017, https://doi.org/10.48550/arXiv.1609.09106.
 #
 # Next: [21 A map of the field](21_map_of_the_field.ipynb): where all of this stands.

@@ -253,8 +253,8 @@ def gpu(
     out.mkdir(parents=True, exist_ok=True)
 
     def write() -> None:
-        (out / "gpu.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
-        (out / "gpu.md").write_text(report.markdown())
+        (out / "gpu.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+        (out / "gpu.md").write_text(report.markdown(), encoding="utf-8")
 
     begun = time.monotonic()
     report.agreement = _agreement(where)

@@ -116,7 +116,7 @@ def made(tmp_path_factory):
         "spacing": [1.0, 1.0, 1.0],
     }
     no_host = {**table, "folder": "elsewhere", "url": "http://127.0.0.1:9/balls.tar"}
-    (root / "registry.json").write_text(json.dumps({"balls": table, "elsewhere": no_host}))
+    (root / "registry.json").write_text(json.dumps({"balls": table, "elsewhere": no_host}), encoding="utf-8")
     return root
 
 
@@ -319,7 +319,7 @@ def challenge(tmp_path):
             {"fixed": images[7], "moving": images[6]},
         ],
     }
-    (folder / "NestedBalls_dataset.json").write_text(json.dumps(content))
+    (folder / "NestedBalls_dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
@@ -542,7 +542,7 @@ def test_a_bad_volume_is_named(balls, trained, refused, tmp_path, fault):
 def test_a_bad_list_of_pairs_is_named(balls, trained, refused, tmp_path, text, message):
     pairs = balls / "pairs.csv"
     if text is not None:
-        pairs.write_text(text)
+        pairs.write_text(text, encoding="utf-8")
     line = refused("evaluate", "--model", trained[0] / "best.pt", "--pairs", pairs, "--out", tmp_path / "metrics.csv")
     assert message in line
     assert not (tmp_path / "metrics.csv").exists()
@@ -551,7 +551,7 @@ def test_a_bad_list_of_pairs_is_named(balls, trained, refused, tmp_path, text, m
 def test_a_data_set_without_labels_is_measured_without(balls, trained, run, refused, tmp_path):
     table = json.loads((balls / "registry.json").read_text(encoding="utf-8"))
     table["balls"] |= {"label": "", "labels": {}}
-    (balls / "registry.json").write_text(json.dumps(table))
+    (balls / "registry.json").write_text(json.dumps(table), encoding="utf-8")
     code, out, _ = run(
         "evaluate", *on(balls), "--model", trained[0] / "best.pt", "--out", tmp_path / "metrics.csv", "--count", 2
     )
@@ -663,7 +663,7 @@ def test_a_full_disk_while_writing_the_table(balls, trained, refused, tmp_path):
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", disk]).returncode:
         pytest.skip("mounting a small disk needs root")
     try:
-        (disk / "m.csv").write_text("the table before\n")
+        (disk / "m.csv").write_text("the table before\n", encoding="utf-8")
         (disk / "filler").write_bytes(bytes(4096))
         pairs = write_pairs(balls / "pairs.csv", [row(0, 1)])
         line = refused("evaluate", "--model", trained[0] / "best.pt", "--pairs", pairs, "--out", disk / "m.csv")

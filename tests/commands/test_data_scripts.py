@@ -79,7 +79,9 @@ def test_help_is_worth_reading(script):
 
 def test_oasis_comes_with_its_licence_and_without_what_nobody_needs(shelf, tmp_path):
     registry = tmp_path / "own.json"
-    registry.write_text(json.dumps({"oasis": {"checksum": oasis_tar(tmp_path / "shelf" / "oasis.tar")}}))
+    registry.write_text(
+        json.dumps({"oasis": {"checksum": oasis_tar(tmp_path / "shelf" / "oasis.tar")}}), encoding="utf-8"
+    )
     mirror = f"{shelf.url}/oasis.tar"
     arguments = ("--data-root", tmp_path / "data", "--registry", registry, "--mirror", mirror)
     code, out, err = run("download_oasis", *arguments)

@@ -85,10 +85,10 @@ def test_ctrl_c_to_torchrun_saves_and_says_so_once(data, tmp_path):
             [sys.executable, *map(str, words)], env=environment(data), stderr=file, stdout=subprocess.DEVNULL
         )
         while not (out / "best.pt").exists():
-            assert launcher.poll() is None, log.read_text()
+            assert launcher.poll() is None, log.read_text(encoding="utf-8")
             time.sleep(0.2)
         launcher.send_signal(signal.SIGINT)
         assert launcher.wait(120) != 0
-    (said,) = errors(log.read_text())
+    (said,) = errors(log.read_text(encoding="utf-8"))
     step = Checkpoint.load(out / "last.pt").step
     assert step > 0 and said.startswith(f"error: stopped by a signal and saved at step {step}: go on with --resume")

@@ -74,7 +74,7 @@ def test_a_network_trained_without_labels_is_measured_with_them(scans, run):  # 
     assert set(pd.read_csv("m.csv")["structure"]) >= {"label 1", "label 2"}
     lines = ["fixed_image,moving_image,fixed_label,moving_label"]
     lines += ["scans/p01.nii.gz,scans/p02.nii.gz,my segs/p01.nii.gz,my segs/p02.nii.gz"]
-    (scans / "pairs.csv").write_text("\n".join(lines))
+    (scans / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
     assert run("evaluate", *model, "--pairs", "pairs.csv", "--out", "p.csv")[0] == 0
     assert pd.read_csv("p.csv")["structure"].tolist() == ["label 1", "label 2"]
 
@@ -112,7 +112,7 @@ def test_voxelmorph_s_lists_and_atlas(tmp_path, monkeypatch, run):  # noqa: F811
     for n in range(8):
         points = phantoms.positions(phantoms.grid((24, 20, 20), (2.4, 2.7, 2.7), centre=(n / 2, 0, 0)))
         np.savez(f"data/{n}.npz", vol=phantoms.intensity(points).astype(np.float32), seg=phantoms.structures(points))
-    (tmp_path / "list.txt").write_text("\n".join(map(str, range(1, 8))))
+    (tmp_path / "list.txt").write_text("\n".join(map(str, range(1, 8))), encoding="utf-8")
     lists = ("--images", "list.txt", "--prefix", "data/", "--suffix", ".npz", "--atlas", "data/0.npz")
     code, out, err = run("train", *lists, "--dice-weight", 0.1, *QUICK, "--out", "runs/a")
     assert code == 0, err

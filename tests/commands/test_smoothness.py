@@ -61,7 +61,7 @@ def test_every_command_answers_for_the_weight_that_it_is_told(ranged, made, run,
         )[0]
         == 0
     )
-    assert json.loads((tmp_path / "a.json").read_text())["smoothness"] == pytest.approx(0.2, rel=0.01)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["smoothness"] == pytest.approx(0.2, rel=0.01)
     out = tmp_path / "again.csv"
     assert run("evaluate", "--model", tmp_path / "a.safetensors", *on(made), "--count", 1, "--out", out)[0] == 0
     assert np.allclose(pd.read_csv(out)["sdlogj"], tables[0.2], rtol=0.02)

@@ -37,7 +37,7 @@ TRAIN = [sys.executable, "-m", "course_utils", "train", "--dataset", "synthetic"
     ],
 )
 def test_ctrl_c_while_a_module_is_imported(tmp_path, moment):
-    (tmp_path / "sitecustomize.py").write_text(PRESS.format(name=moment))
+    (tmp_path / "sitecustomize.py").write_text(PRESS.format(name=moment), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = subprocess.run([*TRAIN, tmp_path / "run"], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", LINE)
@@ -59,7 +59,7 @@ def test_ctrl_c_at_any_moment(tmp_path, seconds):
 
 def test_after_ctrl_c_nothing_is_waited_for(tmp_path):
     """What aborts a process as Python ends, as a library's thread may, has no part in it any more."""
-    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.abort)\n")
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.abort)\n", encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     process = subprocess.Popen([*TRAIN, tmp_path / "run"], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     assert process.stderr is not None and process.stderr.readline().startswith("Built-in cohort")

@@ -33,7 +33,7 @@ def scans(tmp_path, monkeypatch):
         phantoms.save(tmp_path / f"scans/p{n:02d}.nii.gz", phantoms.intensity(points), grid)
         phantoms.save(tmp_path / f"segs/p{n:02d}.nii.gz", phantoms.structures(points), grid, np.uint8)
         lines.append(f"p{n:02d},{20 + 5 * n},{n % 2}")
-    (tmp_path / "ages.csv").write_text("\n".join(lines))
+    (tmp_path / "ages.csv").write_text("\n".join(lines), encoding="utf-8")
     return tmp_path
 
 
@@ -48,7 +48,7 @@ def test_a_template_for_each_age_and_what_it_is_written_as(scans, run):  # noqa:
     assert [line.partition(":")[0] for line in out.splitlines()] == [f"runs/t/template{e}.nii.gz" for e in endings]
     for ending in endings:
         files = {name: nib.load(scans / f"runs/t/{name}{ending}.nii.gz") for name in IMAGES}
-        report = json.loads((scans / f"runs/t/template{ending}.json").read_text())
+        report = json.loads((scans / f"runs/t/template{ending}.json").read_text(encoding="utf-8"))
         shape = files["template"].shape
         assert files["label_probabilities"].shape == (*shape, len(report["structures"]))
         assert all(np.allclose(file.affine, files["template"].affine) for file in files.values())
@@ -69,7 +69,7 @@ def test_a_template_for_each_age_and_what_it_is_written_as(scans, run):  # noqa:
 def test_a_template_is_averaged_by_a_network_that_is_there(scans, run):  # noqa: F811
     code, _, err = run("template", *OWN, "--model", "hippocampus", "--device", "cpu", "--out", "avg")
     assert code == 0, err
-    report = json.loads((scans / "avg/template.json").read_text())
+    report = json.loads((scans / "avg/template.json").read_text(encoding="utf-8"))
     assert report["rounds"] >= 1 and not (scans / "avg/best.pt").exists()
     template = nib.load(scans / "avg/template.nii.gz").get_fdata()
     assert template.shape == (48, 64, 48) and template.max() == pytest.approx(1.0)
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_in_one_line_and_nothing_is_written(scans, 
 
 
 def test_a_subject_without_an_attribute_is_named(scans, refused):  # noqa: F811
-    text = (scans / "ages.csv").read_text()
-    (scans / "ages.csv").write_text(re.sub(r",\d+,", ",n/a,", text))
+    text = (scans / "ages.csv").read_text(encoding="utf-8")
+    (scans / "ages.csv").write_text(re.sub(r",\d+,", ",n/a,", text), encoding="utf-8")
     line = refused("template", *OWN, *QUICK, "--attributes", "ages.csv", "--out", "runs/t")
     assert re.search(r"line \d+: age of p\d\d is 'n/a', not a number: fill it in", line)

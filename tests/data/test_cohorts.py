@@ -401,7 +401,7 @@ labels = {1 = "left", 2 = "right"}
 
 def test_an_own_registry_adds_and_changes(tmp_path):
     path = tmp_path / "own.toml"
-    path.write_text(OWN)
+    path.write_text(OWN, encoding="utf-8")
     info = dataset_info("hippocampus", path)
     assert info.url.startswith("http://mirror") and info.checksum == DATASETS["hippocampus"].checksum
     for i in range(6):
@@ -419,7 +419,9 @@ def test_an_own_registry_adds_and_changes(tmp_path):
 
 def test_json_registry(tmp_path):
     path = tmp_path / "own.json"
-    path.write_text(json.dumps({"oasis": {"url": "http://mirror/oasis.tar", "labels": {"1": "brain"}}}))
+    path.write_text(
+        json.dumps({"oasis": {"url": "http://mirror/oasis.tar", "labels": {"1": "brain"}}}), encoding="utf-8"
+    )
     assert read_registry(path)["oasis"].labels == {1: "brain"}
 
 
@@ -438,7 +440,7 @@ def test_json_registry(tmp_path):
 )
 def test_registry_faults(tmp_path, text, words):
     path = tmp_path / "own.toml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(CourseError, match=words) as caught:
         read_registry(path)
     assert str(path) in str(caught.value)
@@ -474,7 +476,7 @@ def test_one_call_downloads_unpacks_and_finds(tmp_path):
         "url": f"http://127.0.0.1:{server.server_address[1]}/a.tar",
         "checksum": "md5:" + hashlib.md5(buffer.getvalue()).hexdigest(),
     }
-    registry.write_text(json.dumps({"hippocampus": own}))
+    registry.write_text(json.dumps({"hippocampus": own}), encoding="utf-8")
     try:
         c = load_cohort("hippocampus", tmp_path / "data", registry=registry)
     finally:

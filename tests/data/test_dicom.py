@@ -134,7 +134,7 @@ def test_slices_with_scales_of_their_own(tmp_path):
 
 def test_folders_are_searched_and_other_files_left_alone(tmp_path):
     write_series(tmp_path / "d" / "study" / "series1", VOLUME, AFFINE)
-    (tmp_path / "d" / "readme.txt").write_text("a viewer")
+    (tmp_path / "d" / "readme.txt").write_text("a viewer", encoding="utf-8")
     (tmp_path / "d" / "empty").touch()
     report = b"\0" * 128 + b"DICM" + element(8, 0x60, "CS", "SR")
     (tmp_path / "d" / "study" / "report.dcm").write_bytes(report)
@@ -257,7 +257,7 @@ def test_no_folder_no_files_no_name(tmp_path):
     assert "does not exist" in refused(tmp_path / "none", tmp_path)
     (tmp_path / "d").mkdir()
     assert "holds no DICOM image (0 other files)" in refused(tmp_path / "d", tmp_path)
-    (tmp_path / "d" / "a.txt").write_text("DICM")
+    (tmp_path / "d" / "a.txt").write_text("DICM", encoding="utf-8")
     assert "holds no DICOM image (1 other files)" in refused(tmp_path / "d", tmp_path)
     write_series(tmp_path / "d", VOLUME[:, :, :1], AFFINE)
     assert "it is one slice, no volume" in refused(tmp_path / "d", tmp_path)

@@ -316,7 +316,7 @@ def test_a_path_out_of_the_folder_is_refused(pack, tmp_path, name):
 
 
 def test_links_are_not_followed(tmp_path):
-    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "secret").write_text("secret", encoding="utf-8")
     archive = tar(tmp_path / "a.tar", {"top/fine": b"fine"}, **{"top/link": str(tmp_path / "secret")})
     assert tree(unpack(archive, tmp_path / "data")) == {"fine"}
 
@@ -366,7 +366,7 @@ def test_an_occupied_destination_is_left_alone_and_an_empty_one_filled(pack, tmp
     target = tmp_path / "data"
     target.mkdir()
     assert len(tree(unpack(pack(FILES), target))) == 3
-    (target / "mine").write_text("mine")
+    (target / "mine").write_text("mine", encoding="utf-8")
     with pytest.raises(CourseError, match="move it away"):
         unpack(pack(FILES), target)
     assert (target / "mine").read_text(encoding="utf-8") == "mine"
@@ -375,6 +375,6 @@ def test_an_occupied_destination_is_left_alone_and_an_empty_one_filled(pack, tmp
 def test_what_a_killed_run_left_behind_does_not_get_in(pack, tmp_path):
     left = tmp_path / ".data.partial" / "data"
     left.mkdir(parents=True)
-    (left / "half").write_text("half")
+    (left / "half").write_text("half", encoding="utf-8")
     assert "half" not in tree(unpack(pack(FILES), tmp_path / "data"))
     assert not (tmp_path / ".data.partial").exists()

@@ -46,7 +46,7 @@ def test_a_glob(make, tmp_path):
 
 def test_a_list_with_prefix_and_suffix_as_voxelmorph_has_it(make):
     make("lists/train.txt", "data/s1/vol.npz", "data/s2/vol.npz")
-    Path("lists/train.txt").write_text("# two\ns1\n\ns2\n")
+    Path("lists/train.txt").write_text("# two\ns1\n\ns2\n", encoding="utf-8")
     assert images("lists/train.txt", prefix="data/", suffix="/vol.npz") == ["data/s1/vol.npz", "data/s2/vol.npz"]
     with pytest.raises(CourseError, match=r"train.txt, line 2: lists/s1 does not exist"):
         images("lists/train.txt")
@@ -56,7 +56,9 @@ def test_a_list_with_prefix_and_suffix_as_voxelmorph_has_it(make):
 
 def test_a_csv_file_names_labels_people_and_splits(make):
     make("a/x.nii", "a/y.nii", "a/seg.nii")
-    Path("a/cohort.csv").write_text("image,label,subject,split\nx.nii,seg.nii,anna,train\ny.nii,,anna,train\n")
+    Path("a/cohort.csv").write_text(
+        "image,label,subject,split\nx.nii,seg.nii,anna,train\ny.nii,,anna,train\n", encoding="utf-8"
+    )
     first, second = list_entries("a/cohort.csv")
     assert (first.label, first.person, first.split) == (Path("a/seg.nii"), "anna", "train")
     assert second.label is None
@@ -79,7 +81,7 @@ def test_a_csv_file_names_labels_people_and_splits(make):
 def test_what_names_nothing_is_said_in_one_line(make, words, content, message):
     make("x.nii.gz", "x.nii" if content else "x.nii.gz")
     if content is not None:
-        Path(words).write_text(content)
+        Path(words).write_text(content, encoding="utf-8")
     with pytest.raises(CourseError, match=message) as caught:
         list_entries(words)
     assert "\n" not in str(caught.value)

@@ -161,7 +161,7 @@ def spoilt(kind, folder):
         content = one.label.read_bytes()
         one.label.write_bytes(content[: len(content) // 2])
     elif kind == "no NIfTI":
-        one.image.write_text("<html>403</html>")
+        one.image.write_text("<html>403</html>", encoding="utf-8")
     elif kind == "empty":
         one.image.write_bytes(b"")
     elif kind == "missing":
@@ -278,7 +278,7 @@ def test_a_mended_file_is_read_again(tmp_path, recipe):
 
 
 def test_a_cache_that_cannot_be_written(few, tmp_path, recipe):
-    (tmp_path / "cache").write_text("a file where a folder should be")
+    (tmp_path / "cache").write_text("a file where a folder should be", encoding="utf-8")
     with pytest.raises(CourseError, match=r"the cache .* cannot be used .*make room, or remove it"):
         load_subjects(few, recipe, tmp_path / "cache")
 

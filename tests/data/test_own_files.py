@@ -101,13 +101,15 @@ def test_sessions_of_a_person_stay_together(tmp_path):
 def test_splits_that_are_given_are_kept(folder):
     sides = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
     rows = [f"scans/p{n:02d}_t1.nii.gz,,{side}" for n, side in enumerate(sides)]
-    (folder / "cohort.csv").write_text("\n".join(["image,subject,split", *rows]))
+    (folder / "cohort.csv").write_text("\n".join(["image,subject,split", *rows]), encoding="utf-8")
     cohort, _ = cohort_of_files(str(folder / "cohort.csv"))
     assert [subject.name for subject in cohort.splits["val"]] == ["p06_t1", "p07_t1", "p08_t1"]
-    (folder / "cohort.csv").write_text("\n".join(["image,subject,split", *rows]).replace(",,", ",anna,"))
+    (folder / "cohort.csv").write_text(
+        "\n".join(["image,subject,split", *rows]).replace(",,", ",anna,"), encoding="utf-8"
+    )
     with pytest.raises(CourseError, match="anna is on two sides of the split"):
         cohort_of_files(str(folder / "cohort.csv"))
-    (folder / "cohort.csv").write_text("\n".join(["image,subject,split", *rows]).replace("val", ""))
+    (folder / "cohort.csv").write_text("\n".join(["image,subject,split", *rows]).replace("val", ""), encoding="utf-8")
     with pytest.raises(CourseError, match="column split says nothing of p06_t1"):
         cohort_of_files(str(folder / "cohort.csv"))
 

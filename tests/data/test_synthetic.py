@@ -292,7 +292,7 @@ def test_impossible_parameters_are_named_in_one_line(tmp_path: Path, parameters:
 
 
 def test_a_place_that_cannot_hold_a_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     for folder in (tmp_path / "file", tmp_path / "file" / "synthetic"):
         with pytest.raises(CourseError, match="file") as caught:
             make_cohort(folder, subjects=2, dimensions=2)

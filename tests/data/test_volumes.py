@@ -80,9 +80,9 @@ def test_a_file_that_is_missing_damaged_or_of_another_format(tmp_path):
         tmp_path / "good.nii.gz", phantoms.intensity(phantoms.positions(PLACES["same"])), PLACES["same"]
     )
     (tmp_path / "short.nii.gz").write_bytes(good.read_bytes()[:5000])
-    (tmp_path / "text.nii.gz").write_text("<html>")
+    (tmp_path / "text.nii.gz").write_text("<html>", encoding="utf-8")
     nib.save(nib.AnalyzeImage(np.ones((9, 9, 9), np.float32), np.eye(4)), tmp_path / "other.img")
-    (tmp_path / "text.npz").write_text("<html>")
+    (tmp_path / "text.npz").write_text("<html>", encoding="utf-8")
     for name in ("short.nii.gz", "text.nii.gz", "other.img", "text.npz"):
         with pytest.raises(CourseError, match=f"{name} cannot be read as an image"):
             read_image(tmp_path / name)

@@ -46,12 +46,12 @@ def test_a_broken_memory_of_a_result_is_no_result(assignments, tmp_path):
     right = content(handed_in(assignments[1], word="word = 'a'"))
     graded_as(("ada", "x.ipynb", right), assignments=assignments, cache=tmp_path)
     (known,) = tmp_path.glob("*.json")
-    known.write_text('{"status": "graded"}')
+    known.write_text('{"status": "graded"}', encoding="utf-8")
     assert graded_as(("ada", "x.ipynb", right), assignments=assignments, cache=tmp_path) == [("ada", [1])]
 
 
 def test_an_assignment_that_fails_by_itself_is_no_student_s_fault(tmp_path):
-    (tmp_path / "02_words.py").write_text(f"# %%\nimport no_such_module\n{OTHER}")
+    (tmp_path / "02_words.py").write_text(f"# %%\nimport no_such_module\n{OTHER}", encoding="utf-8")
     broken = Assignment("02_words", read_assignment(tmp_path / "02_words.py"))
     with pytest.raises(CourseError, match=r"1 of 1 submissions were not graded .*no_such_module"):
         grade([Submission("ada", "x.ipynb", content(handed_in(broken, word="word = 'a'")))], [broken], cache=tmp_path)
@@ -64,12 +64,12 @@ def test_students_check_themselves_without_hidden_tests(assignments, tmp_path):
     almost.cells.insert(3, nbformat.v4.new_code_cell("print('a cell of my own')"))
     own.write_bytes(content(almost))
     (tmp_path / "sources").mkdir()
-    (tmp_path / "sources" / "01_numbers.py").write_text(SOURCE)
+    (tmp_path / "sources" / "01_numbers.py").write_text(SOURCE, encoding="utf-8")
     for sources in (tmp_path / "sources", tmp_path):  # a clone of the repository, and what students get
         visible = visible_assignment(own, sources)
         assert all("HIDDEN" not in cell.source for cell in visible.notebook.cells)
         assert graded_as(("ada", own.name, own.read_bytes()), assignments=[visible]) == [("ada", [2, 3, 5])]
-    own.write_text("{}")
+    own.write_text("{}", encoding="utf-8")
     with pytest.raises(CourseError, match="no notebook of an assignment"):
         visible_assignment(own, tmp_path)
 

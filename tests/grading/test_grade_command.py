@@ -27,7 +27,7 @@ def course(tmp_path, built_in_cohort):
     """A course of one small assignment; `hand_in(STUDENT, CELL)`, and `command(...)` grades into `out`."""
     sources = tmp_path / "sources"
     sources.mkdir()
-    (sources / "02_words.py").write_text(OTHER)
+    (sources / "02_words.py").write_text(OTHER, encoding="utf-8")
     words = Assignment("02_words", read_assignment(sources / "02_words.py"))
 
     class Course:
@@ -55,7 +55,9 @@ def course(tmp_path, built_in_cohort):
 
 
 def test_everybody_on_the_roster_has_a_row_and_grading_twice_is_the_same_to_the_byte(course):
-    course.roster.write_text("\ufeffLast name;First name;ID number\r\nLovelace;Ada;7001\r\nTuring;Alan;7002\r\n")
+    course.roster.write_text(
+        "\ufeffLast name;First name;ID number\r\nLovelace;Ada;7001\r\nTuring;Alan;7002\r\n", encoding="utf-8"
+    )
     course.hand_in("7001_88_assignsubmission_file_", "word = 'a'")
     course.hand_in("mallory", "word = 'a'  # too")
     done = course.grade("--roster", course.roster)

@@ -29,7 +29,7 @@ def students(*paths):
 def tree(folder, *wheres, content="{}"):
     for where in wheres:
         (folder / where).parent.mkdir(parents=True, exist_ok=True)
-        (folder / where).write_text(content)
+        (folder / where).write_text(content, encoding="utf-8")
     return folder
 
 

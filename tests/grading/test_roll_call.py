@@ -18,7 +18,7 @@ ROSTER = "name,id\nAda L,1001\nBob,1002\nEve,1003\nAda Smith,1004\nAda Smith,100
 @pytest.fixture
 def called(assignments, tmp_path):
     """Grades without running anything: everybody's first exercise is right."""
-    (tmp_path / "class.csv").write_text(ROSTER)
+    (tmp_path / "class.csv").write_text(ROSTER, encoding="utf-8")
     roster = Roster(read_roster(tmp_path / "class.csv"))
 
     def called(*students, of=0):
@@ -86,7 +86,7 @@ def test_where_nobody_handed_in_an_assignment_each_has_a_row_all_the_same(called
 
 
 def test_of_two_assignments_the_one_that_is_missing_has_a_row(assignments, tmp_path):
-    (tmp_path / "class.csv").write_text("id\nada\nbob\n")
+    (tmp_path / "class.csv").write_text("id\nada\nbob\n", encoding="utf-8")
     roster = Roster(read_roster(tmp_path / "class.csv"))
     grades = [Grade("ada", "ada/1", "01_numbers", "graded", []), Grade("bob", "bob/2", "02_words", "graded", [])]
     graded = call(ClassGrades(grades, None), roster.people, roster.recognise(["ada", "bob"]), assignments)
@@ -110,7 +110,7 @@ def test_who_handed_in_nothing_has_a_page_and_is_not_in_the_figure(called, tmp_p
 
 @pytest.mark.slow
 def test_two_places_of_one_person_are_one_row_the_better(assignments, tmp_path):
-    (tmp_path / "class.csv").write_text("name,id\nAda,1001\n")
+    (tmp_path / "class.csv").write_text("name,id\nAda,1001\n", encoding="utf-8")
     roster = Roster(read_roster(tmp_path / "class.csv"))
     wrong, right = (content(handed_in(assignments[1], word=f"word = {word!r}")) for word in "ba")
     found = [

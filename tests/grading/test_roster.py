@@ -104,7 +104,7 @@ def test_what_is_not_there_is_no_table_or_is_too_large_is_refused(tmp_path, monk
     for path in (tmp_path / "none.csv", tmp_path):
         with pytest.raises(CourseError, match=r"cannot be read \(.*\): name the roster, a CSV file"):
             read_roster(path)
-    (tmp_path / "class.csv").write_text(PLAIN)
+    (tmp_path / "class.csv").write_text(PLAIN, encoding="utf-8")
     monkeypatch.setattr(roster, "LARGEST", 10)
     with pytest.raises(CourseError, match="is larger than 1e-05 MB"):
         read_roster(tmp_path / "class.csv")

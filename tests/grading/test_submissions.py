@@ -27,9 +27,9 @@ def zipped(**files):
 
 def test_a_folder_a_zip_and_a_file_are_read_alike(tmp_path):
     (tmp_path / "in" / "ada").mkdir(parents=True)
-    (tmp_path / "in" / "ada" / "02_warping.ipynb").write_text("a")
+    (tmp_path / "in" / "ada" / "02_warping.ipynb").write_text("a", encoding="utf-8")
     (tmp_path / "in" / ".ipynb_checkpoints").mkdir()
-    (tmp_path / "in" / ".ipynb_checkpoints" / "02_warping-checkpoint.ipynb").write_text("old")
+    (tmp_path / "in" / ".ipynb_checkpoints" / "02_warping-checkpoint.ipynb").write_text("old", encoding="utf-8")
     (tmp_path / "class.zip").write_bytes(
         zipped(**{"ada/02_warping.ipynb": "a", "__MACOSX/ada/._02_warping.ipynb": "?"})
     )
@@ -59,7 +59,7 @@ def test_every_student_zipped_the_course_s_folder(tmp_path):
 def test_several_arguments_are_told_apart(tmp_path):
     for name in ("ada", "alan"):
         (tmp_path / name / "mine").mkdir(parents=True)
-        (tmp_path / name / "mine" / "02_warping.ipynb").write_text("a")
+        (tmp_path / name / "mine" / "02_warping.ipynb").write_text("a", encoding="utf-8")
     assert found(tmp_path / "ada", tmp_path / "alan") == [
         ("ada", "ada/mine/02_warping.ipynb", None),
         ("alan", "alan/mine/02_warping.ipynb", None),
@@ -105,14 +105,14 @@ def test_a_broken_or_encrypted_member_is_the_student_s_problem_alone(tmp_path):
 def test_a_student_without_a_notebook_is_listed_once(tmp_path):
     for name in ("ada/report.pdf", "ada/notes.txt", "bob/report.pdf", "bob/02_warping.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_text("", encoding="utf-8")
     assert found(tmp_path) == [("ada", "ada/notes.txt", NO_NOTEBOOK), ("bob", "bob/02_warping.ipynb", None)]
 
 
 def test_names_that_are_no_utf8_stay_apart(tmp_path):
     for name in (b"\xe9a", b"\xe8a"):
         os.mkdir(os.fsencode(tmp_path) + b"/" + name)
-        (tmp_path / os.fsdecode(name) / "02_warping.ipynb").write_text("")
+        (tmp_path / os.fsdecode(name) / "02_warping.ipynb").write_text("", encoding="utf-8")
     assert [student for student, _, _ in found(tmp_path)] == ["\\xe8a", "\\xe9a"]
 
 

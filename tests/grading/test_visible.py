@@ -88,7 +88,7 @@ def test_what_is_no_notebook_of_an_assignment_is_one_line(seen, whole):
 @pytest.mark.parametrize("name", ["01_numbers.ipynb", "Copy of 01_numbers (1).ipynb", "mine.ipynb"])
 @pytest.mark.parametrize("change", [copy.deepcopy, without_metadata])
 def test_with_sources_at_hand_the_assignment_is_theirs(notebook, tmp_path, name, change):
-    (tmp_path / "01_numbers.py").write_text(SOURCE)
+    (tmp_path / "01_numbers.py").write_text(SOURCE, encoding="utf-8")
     (tmp_path / name).write_bytes(content(change(notebook)))
     visible = visible_assignment(tmp_path / name, tmp_path)
     assert visible.name == "01_numbers"
@@ -97,7 +97,7 @@ def test_with_sources_at_hand_the_assignment_is_theirs(notebook, tmp_path, name,
 
 
 def test_a_notebook_of_another_assignment_under_this_one_s_name_is_refused(assignments, tmp_path):
-    (tmp_path / "01_numbers.py").write_text(SOURCE)
+    (tmp_path / "01_numbers.py").write_text(SOURCE, encoding="utf-8")
     (tmp_path / "01_numbers.ipynb").write_bytes(content(handed_in(assignments[1], word="word = 'a'")))
     with pytest.raises(CourseError, match=r"\(wrong notebook \(no exercise of 01_numbers\)\)"):
         visible_assignment(tmp_path / "01_numbers.ipynb", tmp_path)

@@ -48,7 +48,9 @@ def evaluated(run, model, folder, *options):
 def exported(run, model, folder):
     code, err = run("export", "--model", model, "--out", folder / "bundle")
     assert code == 0, err
-    assert json.loads((folder / "bundle" / "configs" / "metadata.json").read_text("utf-8"))["network_data_format"]
+    assert json.loads((folder / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))[
+        "network_data_format"
+    ]
     pytest.importorskip("onnxscript")
     code, err = run("export", "--model", model, "--format", "onnx", "--out", folder / "model.onnx")
     assert code == 0, err
@@ -63,8 +65,8 @@ def registered(run, model, folder, moving, fixed):
 def test_the_first_network_of_the_course(folder, run):
     run_cells(
         "00_start_here",
-        ["session = start()", "make_cohort(", "result = fit("],
-        {"subjects=60": "subjects=12", "steps=800": "steps=3"},
+        ["session = start(", "load_slices(", "result = fit("],
+        {"steps=400": "steps=3"},
     )
     model = folder / "runs" / "00_start_here" / "best.pt"
     assert Checkpoint.load(model).card.recipe.shape == (96, 96)
@@ -91,13 +93,12 @@ def test_the_network_of_the_page_on_training(folder, run):
     names = run_cells(
         "06_training",
         [
-            "session = start()",
-            "flat_root =",
-            "cohort = load_cohort(session.dataset)",
+            'session = start(real="hippocampus")',
+            "cohort = load_cohort(session.dataset",
             "def new_network",
             "result = fit(",
         ],
-        {"steps=240": "steps=2"},
+        {"steps=160": "steps=2", "validations=4": "validations=1"},
     )
     model = folder / "runs" / "training" / "first" / "best.pt"
     assert names["result"].best == model

@@ -10,8 +10,11 @@ from nbformat.v4 import new_output
 
 from course_utils.data.cohorts import load_slices
 from course_utils.errors import CourseError
+from course_utils.plotting import Figure, Slider
 from notebooks import build
+from notebooks.rules import Facts, facts
 
+FOLDED = "<details>\n# <summary>Compare with your prediction</summary>\n#\n# So.\n#\n# </details>"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
@@ -80,7 +83,7 @@ def make_source(root, name="00_first", following="01_next", body="print('hello')
         text += "\n"
     source = root / "notebooks" / "sources" / f"{name}.py"
     source.parent.mkdir(parents=True, exist_ok=True)
-    source.write_text(text)
+    source.write_text(text, encoding="utf-8")
     return source
 
 
@@ -99,14 +102,20 @@ def store(source):
     notebook = build.read_source(source)
     for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
         cell.execution_count = count
-        cell.outputs = [new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure>"})]
+        cell.outputs = [picture()]
     nbformat.write(notebook, build.notebook_of(source))
+
+
+def picture(**metadata):
+    """A figure as a cell shows it."""
+    data = {"image/png": PIXEL, "text/plain": "<Figure>"}
+    return new_output("display_data", data, metadata={"image/png": {"alt": "A pixel."} | metadata})
 
 
 def edit(source, old, new):
     text = source.read_text(encoding="utf-8")
     assert old in text
-    source.write_text(text.replace(old, new))
+    source.write_text(text.replace(old, new), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -121,12 +130,67 @@ def edit(source, old, new):
         ("blob/main", "blob/draft", "Colab badge"),
         ("session = start()", "session = start(1)", "setup cell"),
         ("01_next.ipynb", "02_other.ipynb", "next notebook"),
-        ("print('hello')", "\n".join(["x = 1"] * 31), "31 lines"),
+        ("print('hello')", "\n".join(["x = 1"] * 26), "26 lines"),
+        ("A promise.", "**Predict** it.", "does not end with '> *My prediction:*'"),
+        ("A promise.", "**Predict** it. **Predict** that.\n#\n# > *My prediction:*", "asks 2 questions"),
+        ("Next:", f"{FOLDED}\n#\n# Next:", "a folded answer to no question"),
     ],
 )
 def test_a_fault_in_the_source_is_seen(source, old, new, found):
     edit(source, old, new)
     assert any(found in problem for problem in build.problems(source))
+
+
+QUESTION = """\
+print('hello')
+
+# %% [markdown]
+# **Predict:** what is it?
+#
+# > *My prediction:*
+
+# %%
+x = 1
+
+# %% [markdown]
+"""
+
+
+def test_a_question_is_answered_before_the_next_and_folded(source):
+    asked = QUESTION + f"# {FOLDED}\n"
+    edit(source, "print('hello')", asked)
+    store(source)
+    assert build.problems(source) == []
+    edit(source, f"{FOLDED}\n", "So.\n")
+    assert "a question has no folded answer: **Predict:** what is it?" in build.problems(source)
+    edit(source, "# So.\n", QUESTION.removeprefix("print('hello')\n\n") + f"# {FOLDED}\n")
+    assert any("before the last was answered" in problem for problem in build.problems(source))
+    edit(source, "#\n# </details>", "# </details>")
+    assert any("</details> below it" in problem for problem in build.problems(source))
+
+
+def test_the_checklist_counts_what_is_on_a_page(source):
+    edit(source, "print('hello')", "assert 1\n" + QUESTION + f"# {FOLDED}\n#\n# ## The same in MONAI\n")
+    store(source)
+    notebook = nbformat.read(build.notebook_of(source), as_version=4)
+    notebook.cells[1].outputs.append(stream("data set  oasis2d\n"))
+    notebook.cells[2].outputs = [picture(alt="")]
+    html, _ = Slider({name: Figure() for name in "ab"}, "place")._repr_mimebundle_()
+    notebook.cells[4].outputs[0].data["text/html"] = html["text/html"]
+    setup = len(notebook.cells[1].source.splitlines())
+    assert facts(notebook) == Facts("oasis2d", 3, setup, 1, 3, 2, 1, 1, 1, monai=True)
+
+
+@pytest.mark.parametrize(("said", "problems"), [("oasis2d", 0), ("synthetic", 1)])
+def test_a_page_that_prefers_people_is_stored_with_them(source, said, problems):
+    edit(source, "session = start()", 'session = start(real="oasis2d")')
+    store(source)
+    target = build.notebook_of(source)
+    notebook = nbformat.read(target, as_version=4)
+    notebook.cells[1].outputs.append(stream(f"data set  {said}\nprofile   quick\n"))
+    nbformat.write(notebook, target)
+    found = build.problems(source)
+    assert len(found) == problems and all("build it with --dataset oasis2d" in problem for problem in found)
 
 
 def stream(text, name="stdout"):
@@ -143,6 +207,7 @@ def stream(text, name="stdout"):
         (stream("serving at http://127.0.0.1:8888"), "127.0.0.1:8888"),
         (stream("Looking in indexes: https://somewhere/simple"), "Looking in indexes"),
         (new_output("error", ename="ValueError", evalue="no", traceback=[]), "ends in ValueError"),
+        (picture(alt=""), "a picture without a text"),
     ],
 )
 def test_a_fault_in_an_output_is_seen(source, output, found):
@@ -160,6 +225,20 @@ def test_an_innocent_output_is_not_blamed(source, text):
     notebook.cells[2].outputs.append(stream(text))
     nbformat.write(notebook, target)
     assert build.problems(source) == []
+
+
+def test_letters_of_a_picture_tell_of_no_machine(source, monkeypatch):
+    """A page was once refused for a short host name between two signs of a picture."""
+    monkeypatch.setattr(build.socket, "gethostname", lambda: "vm")
+    target = build.notebook_of(source)
+    notebook = nbformat.read(target, as_version=4)
+    picture = '<img src="data:image/png;base64,iVBOR/vm+rw0KGgo=">'
+    notebook.cells[2].outputs.append(new_output("execute_result", {"text/html": picture}))
+    nbformat.write(notebook, target)
+    assert build.problems(source) == []
+    notebook.cells[2].outputs.append(new_output("execute_result", {"text/html": picture + " on vm"}))
+    nbformat.write(notebook, target)
+    assert build.problems(source) == ["an output tells of the machine: vm"]
 
 
 def test_cells_not_executed_in_order_figures_and_files_missing_are_seen(source):
@@ -185,12 +264,14 @@ def test_an_exception_is_declared_or_a_fault(source):
 BODY = """\
 import os, sys
 from pathlib import Path
-import matplotlib.pyplot as plt
+from course_utils.plotting import Figure
 from tqdm.notebook import tqdm
 print(Path("runs/best.pt").resolve(), os.environ["MONAI_DATA_DIRECTORY"] + "/synthetic", sep="\\n")
 sys.stderr.write("\\r 10 %\\r 50 %\\r100 %\\n")
 list(tqdm(range(3)))
-plt.plot([0, 1]);"""
+figure = Figure()
+figure.subplots().set_title("nothing")
+figure"""
 
 
 def test_what_is_written_was_executed_and_tells_nothing_of_the_machine(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+from matplotlib.colors import to_rgb
 
 from course_utils import plotting
 from tests.plotting.drawn import SHAPE, SPACING, contours, legend_names, panels, pictures, vertices
@@ -57,6 +58,15 @@ def test_the_moved_grid_is_where_x_plus_u_is_a_multiple_of_the_step(axis):
         for level, path in zip(levels, contour.get_paths(), strict=True):
             there = scipy.ndimage.map_coordinates(position, path.vertices.T, order=1)
             np.testing.assert_allclose(there, level, atol=0.35)  # linear along a voxel's sides, not inside of it
+
+
+def test_letters_are_dark_on_differences_and_light_on_images():
+    moving, fixed, moved = np.random.default_rng(0).random((3, *SHAPE))
+    shown = panels(plotting.registration(moving, fixed, moved, np.zeros((3, *SHAPE))))
+    letters = [{to_rgb(text.get_color()) for text in ax.texts} for ax in shown]
+    white, black = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
+    assert letters == [{white}, {white}, {white}, {black}, {black}, {white}]
+    assert [to_rgb(ax.get_facecolor()) for ax in shown] == [black, black, black, white, white, black]
 
 
 def test_a_registration_shows_both_images_what_differs_and_the_grid_in_the_slice_that_matters():

@@ -62,7 +62,7 @@ NAMES = [
 
 
 def test_the_package_names_every_figure():
-    assert sorted(plotting.__all__) == sorted([*NAMES, "Figure"])
+    assert sorted(plotting.__all__) == sorted([*NAMES, "Figure", "Slider"])
 
 
 def test_every_public_function_is_tried_here(figures):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 
 from course_utils import plotting
 from tests.plotting.drawn import SHAPE, SPACING, contours, legend_names, pictures, vertices
@@ -237,3 +238,19 @@ def test_difference_is_second_minus_first_on_one_scale(volume):
 def test_difference_of_unsigned_images_goes_below_zero():
     figure = plotting.difference({"a": (np.full((4, 4), 3, np.uint8), np.zeros((4, 4), np.uint8))})
     assert (pictures(figure)[0].get_array() == -3).all()
+
+
+def test_filled_structures_let_the_image_through():
+    image, label = np.full((20, 30), 0.5), np.zeros((20, 30), np.uint8)
+    label[5:10, 8:20] = 3
+    drawn = {}
+    for fill in (False, True):
+        figure = plotting.panel({"scan": image}, labels={"scan": label}, names={3: "part"}, limits=(0, 1), fill=fill)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba()).astype(float)
+        across, up = figure.axes[0].transData.transform((7, 14))  # within the structure
+        drawn[fill] = pixels[int(pixels.shape[0] - up), int(across), :3]
+    assert np.ptp(drawn[False]) == 0  # grey
+    colour = np.array(to_rgb(plotting.figure.COLOURS[0])) * 255
+    np.testing.assert_allclose(drawn[True], 0.6 * drawn[False] + 0.4 * colour, atol=2)

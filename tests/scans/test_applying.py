@@ -142,7 +142,7 @@ def test_a_field_of_the_challenge_moves_arrays_and_no_points(tmp_path):
     by_hand = sample(moving.data, displacement, outside=moving.data.min().item())
     expected = writing.image_like(by_hand, moving, fixed, moving.header).get_fdata()
     np.testing.assert_allclose(nib.load(tmp_path / "moved.nii.gz").get_fdata(), expected, atol=0.05)
-    (tmp_path / "p.csv").write_text("x,y,z\n0,0,0\n")
+    (tmp_path / "p.csv").write_text("x,y,z\n0,0,0\n", encoding="utf-8")
     with pytest.raises(CourseError, match="points need a field of the layout itk"):
         apply_files(tmp_path / "disp.nii.gz", tmp_path / "q.csv", points=tmp_path / "p.csv")
     other = volume(tmp_path, "permuted RPI", "other.nii.gz")
@@ -152,8 +152,8 @@ def test_a_field_of_the_challenge_moves_arrays_and_no_points(tmp_path):
 
 def test_what_cannot_be_applied_is_said_in_one_line_and_writes_nothing(registered, tmp_path):
     warp, image = registered / "warp.nii.gz", registered / "moving.nii.gz"
-    (tmp_path / "p.csv").write_text("x,y\n0,0\n")
-    (tmp_path / "t.csv").write_text("x,y,z\n0,0,0\n1,2,three\n")
+    (tmp_path / "p.csv").write_text("x,y\n0,0\n", encoding="utf-8")
+    (tmp_path / "t.csv").write_text("x,y,z\n0,0,0\n1,2,three\n", encoding="utf-8")
     (tmp_path / "broken.nii.gz").write_bytes(warp.read_bytes()[:3000])
     before = sorted(path.name for path in tmp_path.iterdir())
     cases = [

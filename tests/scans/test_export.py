@@ -150,11 +150,11 @@ def bundle(checkpoint, tmp_path_factory):
 
 def test_the_metadata_follow_the_specification(bundle, tmp_path):
     schema = tmp_path / "schema.json"  # a file that is there is not downloaded
-    schema.write_text(json.dumps(SPECIFICATION))
+    schema.write_text(json.dumps(SPECIFICATION), encoding="utf-8")
     verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema))
     content = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     broken = tmp_path / "metadata.json"
-    broken.write_text(json.dumps({k: v for k, v in content.items() if k != "task"}))
+    broken.write_text(json.dumps({k: v for k, v in content.items() if k != "task"}), encoding="utf-8")
     with pytest.raises(ValueError, match="'task' is a required property"):
         verify_metadata(meta_file=str(broken), filepath=str(schema))
 

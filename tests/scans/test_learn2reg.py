@@ -65,7 +65,7 @@ def write_task(folder, images, pairs, **facts):
         "training": [{"image": image_name(c), "label": image_name(c, "labelsTr")} for c in images],
         "registration_val": [{"fixed": image_name(f), "moving": image_name(m)} for f, m in pairs],
     }
-    (folder / "Blobs_dataset.json").write_text(json.dumps(content))
+    (folder / "Blobs_dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
@@ -155,7 +155,7 @@ def test_short_names_that_mean_two_pairs_are_refused(task, tmp_path):
     (task / "imagesTr" / "Blobs_0006_0001.nii.gz").write_bytes((task / image_name(6)).read_bytes())
     content = json.loads((task / "Blobs_dataset.json").read_text(encoding="utf-8"))
     content["registration_val"].append({"fixed": image_name(5), "moving": "./imagesTr/Blobs_0006_0001.nii.gz"})
-    (task / "Blobs_dataset.json").write_text(json.dumps(content))
+    (task / "Blobs_dataset.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(CourseError, match="two pairs would be called disp_0005_0006"):
         learn2reg.write_submission(trained(), cohort_of(task), tmp_path / "s.zip", short_names=True)
     assert learn2reg.write_submission(trained(), cohort_of(task), tmp_path / "s.zip")[-1] == (
@@ -175,7 +175,7 @@ def test_a_network_of_ras_volumes_registers_any_orientation_alike(task, tmp_path
         nib.save(image, turned / path.relative_to(task))
     content = json.loads((task / "Blobs_dataset.json").read_text(encoding="utf-8"))
     content["tensorImageShape"] = {"0": list(image.shape)}
-    (turned / "Blobs_dataset.json").write_text(json.dumps(content))
+    (turned / "Blobs_dataset.json").write_text(json.dumps(content), encoding="utf-8")
     network = trained(spacing=(1.0, 1.0, 1.0), shape=(16, 16, 16))
     moved = []
     for folder in (task, turned):
@@ -241,12 +241,14 @@ FAULTS = {
 def forget(folder, key):
     path = folder / "Blobs_dataset.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
+    path.write_text(json.dumps({k: v for k, v in content.items() if k != key}), encoding="utf-8")
 
 
 def rename(folder):
     path = folder / "Blobs_dataset.json"
-    path.write_text(path.read_text(encoding="utf-8").replace("imagesTr/Blobs_0007_0000", "imagesTr/Blobs_seven"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("imagesTr/Blobs_0007_0000", "imagesTr/Blobs_seven"), encoding="utf-8"
+    )
     (folder / image_name(7)).rename(folder / "imagesTr" / "Blobs_seven.nii.gz")
 
 
@@ -257,7 +259,7 @@ def test_nothing_is_left_behind_when_a_pair_cannot_be_registered(task, tmp_path,
     spoil(task)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "s.zip").write_text("the submission before")
+    (out / "s.zip").write_text("the submission before", encoding="utf-8")
     with pytest.raises(CourseError, match=message):
         learn2reg.write_submission(trained(), cohort_of(task), out / "s.zip")
     assert [path.name for path in out.iterdir()] == ["s.zip"]
@@ -286,7 +288,7 @@ def test_training_images_may_be_listed_by_modality(task):
     path = task / "Blobs_dataset.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["training"] = {"0": content["training"][:3], "1": content["training"][3:]}
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     assert [len(cohort_of(task).splits[side]) for side in ("train", "val")] == [4, 3]
 
 
@@ -384,7 +386,7 @@ def test_a_structure_that_one_image_lacks_is_not_measured_and_one_that_vanishes_
 
 def test_labels_that_the_json_does_not_name_are_measured(task, tmp_path):
     content = json.loads((task / "Blobs_dataset.json").read_text(encoding="utf-8")) | {"labels": {"0": {"1": "shell"}}}
-    (task / "Blobs_dataset.json").write_text(json.dumps(content))
+    (task / "Blobs_dataset.json").write_text(json.dumps(content), encoding="utf-8")
     learn2reg.write_submission(trained(), cohort_of(task), tmp_path / "s.zip")
     table = learn2reg_evaluation.evaluate_submission(tmp_path / "s.zip", cohort_of(task))
     assert table["structure"].tolist() == ["shell", "label 2"] * 3
@@ -452,7 +454,7 @@ def test_a_broken_field_is_named(task, tmp_path, fault):
 def test_a_submission_that_is_none_and_pairs_without_labels(task, tmp_path):
     with pytest.raises(CourseError, match=r"none\.zip does not exist"):
         learn2reg_evaluation.evaluate_submission(tmp_path / "none.zip", cohort_of(task))
-    (tmp_path / "text.zip").write_text("no ZIP")
+    (tmp_path / "text.zip").write_text("no ZIP", encoding="utf-8")
     with pytest.raises(CourseError, match=r"text.zip cannot be read as ZIP"):
         learn2reg_evaluation.evaluate_submission(tmp_path / "text.zip", cohort_of(task))
     learn2reg.write_submission(trained(), cohort_of(task), tmp_path / "s.zip")

@@ -430,7 +430,7 @@ def many(scans, monkeypatch, capsys):
 
     def command(rows, *flags, folder="out"):
         lines = ["fixed_image,moving_image,moving_label", *rows]
-        (scans / "pairs.csv").write_text("\n".join(lines))
+        (scans / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
         options = ["--pairs", str(scans / "pairs.csv"), "--out-folder", str(scans / folder), "--device", "cpu"]
         argv = ["course_utils", "register", "--no-model", "--iterations", "2", *options, *map(str, flags)]
         monkeypatch.setattr(sys, "argv", argv)

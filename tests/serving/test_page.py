@@ -83,7 +83,7 @@ def test_from_two_scans_to_a_field_that_simpleitk_applies(serving, browser, pair
 
     # A file that is no scan: one line, and the form is still there.
     wrong = tmp_path / "<b>wrong<b>.nii.gz"
-    wrong.write_text("no scan")
+    wrong.write_text("no scan", encoding="utf-8")
     for name in ("fixed", "moving"):
         element(name).send_keys(str(wrong))
     element("register").click()

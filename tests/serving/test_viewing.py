@@ -62,7 +62,7 @@ def test_a_large_scan_is_drawn_coarser_and_its_arrays_are_found_in_the_file(tmp_
     shape = view.arrays["fixed"].shape
     assert np.prod(shape) < 3000
     view.write(tmp_path)
-    told = json.loads((tmp_path / "view.json").read_text())
+    told = json.loads((tmp_path / "view.json").read_text(encoding="utf-8"))
     content = (tmp_path / "view.bin").read_bytes()
     for name, array in view.arrays.items():
         place = told["arrays"][name]

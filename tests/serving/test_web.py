@@ -65,7 +65,7 @@ def server(tmp_path, monkeypatch):
 def stand_in(tmp_path, monkeypatch):
     """No registration takes place."""
     script = tmp_path / "stand_in.py"
-    script.write_text(STAND_IN)
+    script.write_text(STAND_IN, encoding="utf-8")
     monkeypatch.setattr(process, "COMMAND", (sys.executable, str(script)))
 
 

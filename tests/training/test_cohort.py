@@ -20,7 +20,7 @@ def test_a_grid_that_is_too_small_for_the_network(tmp_path, architecture):
     (tmp_path / "cubes").mkdir()
     for number in range(20):
         (tmp_path / "cubes" / f"{number}.nii.gz").touch()
-    (tmp_path / "mine.toml").write_text(GRID)
+    (tmp_path / "mine.toml").write_text(GRID, encoding="utf-8")
     cohort = load_cohort("cubes", tmp_path, registry=tmp_path / "mine.toml")
     network = NetworkSpec(architecture, {"spatial_dims": 3})
     options = {"network": network, "objective": pair_objective("ncc"), "config": TrainConfig(steps=1)}

@@ -64,7 +64,7 @@ def _rank(rank, port, told, work, arguments):
             said["result"] = work(*arguments)
     except (Exception, KeyboardInterrupt) as error:
         said |= {"error": type(error).__name__, "message": str(error)}
-    told.write_text(json.dumps(said))
+    told.write_text(json.dumps(said), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def two():
         for process in started:
             process.join(120)
             assert process.exitcode is not None, "a process waits for one that is gone"
-        return [json.loads(path.read_text()) if path.exists() else {"died": True} for path in told]
+        return [json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"died": True} for path in told]
 
     return both
 
@@ -151,7 +151,9 @@ def train_noted(folder):
 
 def test_together_they_see_each_pair_once(tmp_path, two):
     assert two(tmp_path, train_noted, tmp_path) == [{"result": None}] * 2
-    seen = [[int(line) for line in (tmp_path / f"pairs{rank}.txt").read_text().split()] for rank in range(2)]
+    seen = [
+        [int(line) for line in (tmp_path / f"pairs{rank}.txt").read_text(encoding="utf-8").split()] for rank in range(2)
+    ]
     # Each has looked at the first pair twice before, to see what pairs hold and what a step leaves out.
     assert seen == [[0, 0, *range(rank, 20, 2)] for rank in range(2)]
 

@@ -75,37 +75,20 @@ def world_coordinates(affine, voxel):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "world-coordinates-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: world-coordinates-check
-import nibabel
-
-from course_utils.grading import checks
+from course_utils.grading.judges import data as judges
 
 oblique = np.array(
     [[0.2, -1.2, 0.3, 90], [0.9, -0.1, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]]
 )  # a tilted scan
-linear, start, voxel = oblique[:3, :3], oblique[:3, 3], np.array([10, 20, 15])
-checks.agree(
-    checks.call(world_coordinates, oblique, voxel),
-    nibabel.affines.apply_affine(oblique, voxel),
-    "world_coordinates(affine, [10, 20, 15])",
-    {
-        "the steps are the columns of the affine, not its rows: A @ v, not v @ A": voxel @ linear
-        + start,
-        "the position of voxel (0, 0, 0) is not added": linear @ voxel,
-        "this is the way back, from mm to voxels": np.linalg.solve(linear, voxel - start),
-        "* multiplies element by element; a matrix times a vector is A @ v": np.diag(linear) * voxel
-        + start,
-    },
-)
+judges.world_coordinates(world_coordinates, oblique, voxel=np.array([10, 20, 15]))
 ### BEGIN HIDDEN TESTS
 for seed in range(3):
     generator = np.random.default_rng(seed)
     affine = np.eye(4)
     affine[:3] = generator.normal(size=(3, 4))
     at = generator.integers(0, 90, 3)
-    result = checks.call(world_coordinates, affine, at)
-    checks.agree(
-        result, nibabel.affines.apply_affine(affine, at), "world_coordinates of another affine"
-    )
+    what = "world_coordinates of another affine"
+    judges.world_coordinates(world_coordinates, affine, at, what)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -126,37 +109,15 @@ def voxel_size(affine):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "voxel-size-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: voxel-size-check
-import nibabel
-
-from course_utils.grading import checks
+from course_utils.grading.judges import data as judges
 
 oblique = np.array([[0.2, -1.2, 0.3, 90], [0.9, -0.1, 0, -126], [0, 0.4, 2.1, -72], [0, 0, 0, 1]])
-linear = oblique[:3, :3]
-checks.agree(
-    checks.call(voxel_size, oblique),
-    nibabel.affines.voxel_sizes(oblique),
-    "voxel_size(affine)",
-    {
-        "these are the lengths of the rows; a step along an array axis is a column": np.linalg.norm(
-            linear, axis=1
-        ),
-        "the diagonal is the answer for a scan that is not tilted only": np.diag(linear),
-        "the diagonal is the answer for a scan that is not tilted only, whatever its sign": abs(
-            np.diag(linear)
-        ),
-        "a length is the root of the sum of squares": (linear**2).sum(axis=0),
-        "the last column is a position, not a step": np.linalg.norm(oblique[:3], axis=0),
-    },
-)
+judges.voxel_size(voxel_size, oblique)
 ### BEGIN HIDDEN TESTS
 for seed in range(3):
     affine = np.eye(4)
     affine[:3] = np.random.default_rng(seed).normal(size=(3, 4))
-    checks.agree(
-        checks.call(voxel_size, affine),
-        nibabel.affines.voxel_sizes(affine),
-        "voxel_size of another affine",
-    )
+    judges.voxel_size(voxel_size, affine, what="voxel_size of another affine")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -183,47 +144,15 @@ def to_unit_range(image):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "intensities-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: intensities-check
-from course_utils.data import recipe
-from course_utils.grading import checks
+from course_utils.grading.judges import data as judges
 
-checks.by_hand(to_unit_range, {"normalise", "ScaleIntensityRangePercentiles"}, "it takes two lines")
-ramp = torch.arange(2000.0).view(1, 20, 100) + 300  # its percentiles are easy
-spoilt = ramp.clone()
-spoilt[0, 0, 0], spoilt[0, -1, -1] = -1e4, 1e5  # two broken voxels
-low, high = np.percentile(spoilt, (0.5, 99.5))
-checks.agree(
-    checks.call(to_unit_range, spoilt),
-    recipe.normalise(spoilt),
-    "to_unit_range(a ramp with two broken voxels)",
-    {
-        "the minimum and the maximum decide: one broken voxel spoils the contrast": (spoilt + 1e4)
-        / 1.1e5,
-        "what lies beyond the percentiles is not clipped to 0 and 1": (
-            (spoilt - low) / (high - low)
-        ).float(),
-        "only the upper end is used: the lower percentile has to become 0": (spoilt / high)
-        .clip(0, 1)
-        .float(),
-        "that is a z-score, which has no fixed range": (spoilt - spoilt.mean()) / spoilt.std(),
-        "np.percentile and torch.quantile count differently: 0.5 % is 0.5 for the one and 0.005 "
-        "for the other": (
-            (spoilt - np.percentile(spoilt, 0.005)) / np.ptp(np.percentile(spoilt, (0.005, 0.995)))
-        )
-        .clip(0, 1)
-        .float(),
-    },
-    atol=1e-3,
-)
-checks.agree(to_unit_range(ramp).dtype, torch.float32, "the type of to_unit_range(...)")
+ramp = torch.arange(2000.0).view(1, 20, 100) + 300
+ramp[0, 0, 0], ramp[0, -1, -1] = -1e4, 1e5  # two broken voxels
+judges.intensities(to_unit_range, ramp, what="to_unit_range(a ramp with two broken voxels)")
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(1, 40, 50), (1, 12, 17, 21)]):
     other = 900 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) ** 3 - 200
-    checks.agree(
-        checks.call(to_unit_range, other),
-        recipe.normalise(other),
-        f"to_unit_range of {shape}",
-        atol=5e-3,
-    )
+    judges.intensities(to_unit_range, other, what=f"to_unit_range of {shape}", atol=5e-3)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -251,43 +180,21 @@ def richest_slice(image, label):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "richest-slice-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: richest-slice-check
-from course_utils.grading import checks
+from course_utils.grading.judges import data as judges
 
 volume = torch.arange(1.0, 505.0).view(1, 6, 7, 12)
 drawn = torch.zeros(1, 6, 7, 12, dtype=torch.uint8)
 drawn[0, 1:4, 2, 3:9] = 1  # 18 voxels of structure 1 ...
 drawn[0, 3:5, 5, 1:5] = 9  # ... and 8 of structure 9, in another coronal slice
-checks.agree(
-    checks.call(richest_slice, volume, drawn),
-    (2, volume[:, :, 2]),
-    "richest_slice(volume, label)",
-    {
-        "label values are added, and structure 9 counts nine times: count the voxels with label > "
-        "0": (
-            5,
-            volume[:, :, 5],
-        ),
-        "this is a sagittal slice (axis 0): the channel in front shifts every axis by one": (
-            3,
-            volume[:, 3],
-        ),
-        "this is an axial slice (axis 2)": (3, volume[..., 3]),
-        "the index is right, the slice is cut along another axis": (2, volume[:, 2]),
-        "the index is right, the slice has lost its channel": (2, volume[0, :, 2]),
-    },
-)
+judges.richest_slice(richest_slice, volume, drawn)
 ### BEGIN HIDDEN TESTS
+from course_utils.grading import checks
+
 for seed in range(3):
     generator = torch.Generator().manual_seed(seed)
     volume = torch.rand(1, 9, 13, 6, generator=generator)
     drawn = torch.randint(0, 4, volume.shape, generator=generator, dtype=torch.uint8)
-    counts = [(int((drawn[0, :, k] > 0).sum()), -k) for k in range(13)]
-    best = -max(counts)[1]
-    checks.agree(
-        checks.call(richest_slice, volume, drawn),
-        (best, volume[:, :, best]),
-        "richest_slice of another volume",
-    )
+    judges.richest_slice(richest_slice, volume, drawn, what="richest_slice of another volume")
 empty = torch.zeros(1, 4, 5, 6, dtype=torch.uint8)
 empty[0, 2, [1, 3], 2] = 1
 result = checks.call(richest_slice, torch.rand(1, 4, 5, 6, generator=generator), empty)
@@ -314,43 +221,17 @@ def volumes_ml(label, spacing, structures):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "volumes-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: volumes-check
-from course_utils.grading import checks
+from course_utils.grading.judges import data as judges
 
 drawn = torch.zeros(1, 5, 6, 7, dtype=torch.uint8)
 drawn[0, 1:4, 2:5, 1:6], drawn[0, 0, 0, :4] = 3, 7
-voxels, mm = {3: 45, 7: 4, 8: 0}, (0.8, 1.5, 3.0)
-checks.agree(
-    checks.call(volumes_ml, drawn, mm, [3, 7, 8]),
-    {value: count * 3.6 / 1000 for value, count in voxels.items()},
-    "volumes_ml(label, (0.8, 1.5, 3.0), [3, 7, 8])",
-    {
-        "that is mm³; a millilitre is 1000 of them": {
-            value: count * 3.6 for value, count in voxels.items()
-        },
-        "these are voxels, not ml": {value: float(count) for value, count in voxels.items()},
-        "label values are added up, not voxels counted": {
-            v: v * count * 3.6 / 1000 for v, count in voxels.items()
-        },
-        "a voxel is no cube: its volume is the product of the three sizes": {
-            v: count * 0.8**3 / 1000 for v, count in voxels.items()
-        },
-        "the sizes are added; the volume of a voxel is their product": {
-            v: count * 5.3 / 1000 for v, count in voxels.items()
-        },
-    },
-)
+judges.volumes(volumes_ml, drawn, spacing=(0.8, 1.5, 3.0), structures=[3, 7, 8])
 ### BEGIN HIDDEN TESTS
 for seed in range(3):
     generator = np.random.default_rng(seed)
     values, mm = generator.integers(0, 12, (1, 7, 9, 11)), tuple(generator.uniform(0.5, 4, 3))
-    expected = {
-        v: np.count_nonzero(values == v) * mm[0] * mm[1] * mm[2] / 1000 for v in (1, 5, 11, 40)
-    }
-    checks.agree(
-        checks.call(volumes_ml, torch.from_numpy(values), mm, [1, 5, 11, 40]),
-        expected,
-        "volumes_ml, another label",
-    )
+    label = torch.from_numpy(values)
+    judges.volumes(volumes_ml, label, mm, [1, 5, 11, 40], what="volumes_ml, another label")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -374,41 +255,10 @@ def split_pairs(pairs, test_subjects):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "split-pairs-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: split-pairs-check
-from course_utils.grading import checks
+from course_utils.grading.judges import data as judges
 
 pairs = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "c"), ("e", "a"), ("d", "e")]
-inner, mixed, outer = [("a", "b"), ("e", "a")], [("b", "c"), ("d", "e")], [("c", "d"), ("d", "c")]
-checks.agree(
-    checks.call(split_pairs, pairs, ["c", "d"]),
-    (inner, outer),
-    "split_pairs(pairs, ['c', 'd'])",
-    {
-        "a pair with one test subject tests: its other subject was seen in training": (
-            inner,
-            [p for p in pairs if p not in inner],
-        ),
-        "a pair with one test subject trains: that subject is seen before it is tested": (
-            [p for p in pairs if p not in outer],
-            outer,
-        ),
-        "mixed pairs are on both sides": (
-            [p for p in pairs if p not in outer],
-            [p for p in pairs if p not in inner],
-        ),
-        "only the first of the two subjects is looked at": (
-            [p for p in pairs if p[0] not in "cd"],
-            [p for p in pairs if p[0] in "cd"],
-        ),
-        "only the second of the two subjects is looked at": (
-            [p for p in pairs if p[1] not in "cd"],
-            [p for p in pairs if p[1] in "cd"],
-        ),
-        "the two lists are exchanged: first the training pairs, then the test pairs": (
-            outer,
-            inner,
-        ),
-    },
-)
+judges.split_pairs(split_pairs, pairs, test_subjects=["c", "d"])
 ### BEGIN HIDDEN TESTS
 generator = np.random.default_rng(5)
 people = [f"subject{n:02d}" for n in range(15)]
@@ -416,16 +266,7 @@ pairs = [
     tuple(str(name) for name in generator.choice(people, 2, replace=False)) for _ in range(120)
 ]
 for held in (people[:4], people[3:10], [], people):
-    expected = [], []
-    for fixed, moving in pairs:
-        sides = (fixed in held) + (moving in held)
-        if sides != 1:
-            expected[sides // 2].append((fixed, moving))
-    checks.agree(
-        checks.call(split_pairs, pairs, held),
-        expected,
-        f"split_pairs with {len(held)} test subjects",
-    )
+    judges.split_pairs(split_pairs, pairs, held, what=f"split_pairs with {len(held)} test subjects")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -456,64 +297,18 @@ def overlap(moving_label, fixed_label, structures):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "overlap-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: overlap-check
-from course_utils import metrics
-from course_utils.grading import checks
+from course_utils.grading.judges import data as judges
 
 a, b = torch.zeros(2, 1, 8, 9, 10, dtype=torch.uint8)
 a[0, 1:5, 2:6, 3:7], b[0, 2:7, 2:6, 3:8] = 1, 1  # overlap, of different sizes
 a[0, 6, :, 0], b[0, 6, 0, :] = 2, 4
 b[0, 7] = 5
-(size_a, size_b), common = (int((x == 1).sum()) for x in (a, b)), int(((a == 1) & (b == 1)).sum())
-nan, right = float("nan"), 2 * common / (size_a + size_b)
-checks.agree(
-    checks.call(overlap, a, b, [1, 2, 5, 9]),
-    {1: right, 2: 0.0, 5: 0.0, 9: nan},
-    "overlap(moving_label, fixed_label, [1, 2, 5, 9])",
-    {
-        "a factor of 2 is missing: two equal structures should score 1": {
-            1: right / 2,
-            2: 0.0,
-            5: 0.0,
-            9: nan,
-        },
-        "the intersection over the union is the Jaccard index; Dice divides by the sum of the two "
-        "sizes": {
-            1: common / (size_a + size_b - common),
-            2: 0.0,
-            5: 0.0,
-            9: nan,
-        },
-        "it is divided by the fixed structure's size only": {
-            1: common / size_b,
-            2: 0.0,
-            5: 0.0,
-            9: nan,
-        },
-        "a structure that neither map has is no miss: nan, not 0": {
-            1: right,
-            2: 0.0,
-            5: 0.0,
-            9: 0.0,
-        },
-        "a structure that neither map has is no success: nan, not 1": {
-            1: right,
-            2: 0.0,
-            5: 0.0,
-            9: 1.0,
-        },
-        "background that agrees is counted as overlap: count where both have the structure": {
-            v: 2 * int(((a == v) == (b == v)).sum()) / (int((a == v).sum() + (b == v).sum()) or nan)
-            for v in (1, 2, 5, 9)
-        },
-    },
-)
+judges.overlap(overlap, a, b, structures=[1, 2, 5, 9])
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(1, 21, 17), (1, 9, 8, 7)]):
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randint(0, 5, (2, *shape), generator=generator)
-    values = [1, 4, 3, 6]
-    expected = dict(zip(values, metrics.dice(a[None], b[None], values)[0].tolist(), strict=True))
-    checks.agree(checks.call(overlap, a, b, values), expected, f"overlap of labels {shape}")
+    judges.overlap(overlap, a, b, [1, 4, 3, 6], what=f"overlap of labels {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -563,76 +358,12 @@ class RandomPairs:
 
 # %% nbgrader={"schema_version": 3, "grade_id": "random-pairs-check", "grade": true, "solution": false, "locked": true, "points": 5}
 # check: random-pairs-check
-import random
+from course_utils.grading.judges import data as judges
 
-from course_utils.grading import checks
-
-
-def global_generators():
-    """The states of NumPy's, Python's and PyTorch's."""
-    numbers = np.random.get_state()[1].tolist()  # noqa: NPY002
-    return numbers, random.getstate(), torch.get_rng_state().tolist()
-
-
-def asked_backwards(make, people, seed, count):
-    """Pairs of a new object, and the states of the global generators before and after."""
-    np.random.seed(99)  # noqa: NPY002  the global state must not matter
-    before = global_generators()
-    again = make(people, 10**12, seed)
-    backwards = [again[i] for i in reversed(range(count))][::-1]
-    return backwards, before, global_generators()
-
-
-def judge_pairs(make, people, seed, late):
-    pairs, n = make(people, 10**12, seed), len(people)
-    checks.agree(len(pairs), 10**12, "len(pairs)")
-    first = [pairs[i] for i in range(3 * n)]
-    for i, pair in enumerate(first):
-        assert type(pair) is tuple and len(pair) == 2, (
-            f"pairs[{i}] should be a tuple (fixed, moving) and is {pair!r}"
-        )
-        assert all(isinstance(name, str) and name in people for name in pair), (
-            f"pairs[{i}] is {pair!r}, not two subjects"
-        )
-        assert pair[0] != pair[1], f"pairs[{i}] is {pair!r}: a subject is paired with itself"
-    backwards, before, after = checks.there(asked_backwards, make, people, seed, 3 * n)
-    assert backwards == first, (
-        "asked backwards, from a second object, the pairs are others: pair i must follow from i "
-        "and the seed"
-    )
-    assert after == before, (
-        "asking for a pair changes the global random state, on which other people's draws depend: "
-        "make a generator of your own"
-    )
-    for block in range(3):
-        for side, role in enumerate(("fixed", "moving")):
-            drawn = sorted(pair[side] for pair in first[block * n : (block + 1) * n])
-            assert drawn == sorted(people), (
-                f"pairs {block * n} to {(block + 1) * n - 1}: not everybody is {role} exactly once"
-            )
-    assert first[:n] != first[n : 2 * n], (
-        "the second block repeats the first: the order must depend on the block too"
-    )
-    assert set(first[:n]) != set(first[n : 2 * n]), (
-        "the second block has the first one's pairs in another order: partners must change"
-    )
-    again, other = make(people, 10**12, seed), make(people, 10**12, seed + 1)
-    theirs = [other[i] for i in range(n)]
-    assert theirs != first[:n], "another seed gives the same pairs"
-    if n > 7:  # of fewer people, two orders may be equal by chance
-        assert theirs != first[n : 2 * n], (
-            f"the second block of seed {seed} is the first of seed {seed + 1}: draw from both "
-            "numbers, not from their sum"
-        )
-    assert pairs[late] == again[late], "a late pair differs between two objects"
-    for outside in (10**12, -1):
-        checks.raises(IndexError, pairs.__getitem__, outside, what=f"pairs[{outside}] of 10**12")
-
-
-judge_pairs(RandomPairs, list("abcdefgh"), 3, 987_654_321_000)
+judges.random_pairs(RandomPairs, list("abcdefgh"), seed=3, late=987_654_321_000)
 ### BEGIN HIDDEN TESTS
 for seed, n in [(0, 5), (7, 12), (11, 31)]:
-    judge_pairs(RandomPairs, [f"person {k}" for k in range(n)], seed, 10**12 - 1)
+    judges.random_pairs(RandomPairs, [f"person {k}" for k in range(n)], seed, late=10**12 - 1)
 pairs = RandomPairs([f"p{k}" for k in range(12)], 10**6, 1)
 assert len({pairs[i] for i in range(12 * 40)}) > 100, (
     "forty blocks of twelve subjects show hardly any different pairs"

@@ -93,32 +93,12 @@ def shift(shape, axis, voxels):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "shift-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: shift-check
-from course_utils.grading import checks
+from course_utils.grading.judges import warping as judges
 
-expected, wrong_sign, wrong_axis = torch.zeros(3, 1, 2, 5, 7)
-expected[:, 0], wrong_sign[:, 0], wrong_axis[:, 1] = -2, 2, -2
-checks.agree(
-    checks.call(shift, (5, 7), 0, 2),
-    expected,
-    "shift((5, 7), axis=0, voxels=2)",
-    {
-        "the content goes the other way: a voxel reads at x + u(x), so it must look "
-        "back": wrong_sign,
-        "this moves along axis 1: component c belongs to array axis c": wrong_axis,
-        "this moves along axis 1, and the other way": -wrong_axis,
-        "that is a position, x + u(x), not a displacement": identity_grid((5, 7)) + expected,
-        "all components move: only the one of the axis may differ from 0": torch.full(
-            (1, 2, 5, 7), -2.0
-        ),
-    },
-)
+judges.shift(shift, (5, 7), axis=0, voxels=2)
 ### BEGIN HIDDEN TESTS
 for shape, axis, voxels in [((6, 5), 1, 3.5), ((4, 5, 6), 2, -1), ((4, 5, 6), 0, 2)]:
-    wanted = torch.zeros(1, len(shape), *shape)
-    wanted[0, axis] -= voxels
-    checks.agree(
-        checks.call(shift, shape, axis, voxels), wanted, f"shift({shape}, {axis}, {voxels})"
-    )
+    judges.shift(shift, shape, axis, voxels, what=f"shift({shape}, {axis}, {voxels})")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -149,40 +129,18 @@ def interpolate(image, point):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "interpolate-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: interpolate-check
-from course_utils.grading import checks
+from course_utils.grading.judges import warping as judges
 
-checks.by_hand(
-    interpolate,
-    {"grid_sample", "map_coordinates", "interpn", "warp"},
-    "weigh the four voxels around the point",
-)
 image = torch.tensor([[0.0, 10, 40, 90], [1, 20, 50, 70], [3, 25, 80, 95]])  # (3, 4)
-checks.agree(
-    checks.call(interpolate, image, (0.25, 1.5)),
-    0.75 * (10 + 40) / 2 + 0.25 * (20 + 50) / 2,
-    "interpolate(image, (0.25, 1.5))",
-    {
-        "the weights are exchanged: the nearer voxel counts more, 1 - a at row i and a at row i + "
-        "1": 0.25 * 25 + 0.75 * 35,
-        "that is the nearest voxel": 40.0,
-        "that is the voxel below the point: the fractions are lost": 10.0,
-        "the axes are exchanged: p0 belongs to the rows": 0.75 * (1 + 3) / 2 + 0.25 * (20 + 25) / 2,
-        "all four voxels weigh the same": 30.0,
-    },
-)
-checks.agree(
-    checks.call(interpolate, image, (2.0, 3.0)), 95.0, "interpolate at the last voxel, (2, 3)"
-)
+judges.interpolate(interpolate, image, (0.25, 1.5))
+judges.interpolate(interpolate, image, (2.0, 3.0), what="interpolate at the last voxel, (2, 3)")
 ### BEGIN HIDDEN TESTS
-from scipy.ndimage import map_coordinates
-
 generator = torch.Generator().manual_seed(4)
 image = torch.rand(7, 11, generator=generator)
 for k in range(12):
     p = (torch.rand(2, generator=generator) * torch.tensor([6.0, 10.0])).tolist()
     p = [(6.0, p[1]), (p[0], 10.0), (3.0, 4.0), (0.0, p[1])][k] if k < 4 else tuple(p)
-    wanted = float(map_coordinates(image.double().numpy(), [[p[0]], [p[1]]], order=1)[0])
-    checks.agree(checks.call(interpolate, image, p), wanted, f"interpolate at {p}")
+    judges.interpolate(interpolate, image, p, what=f"interpolate at {p}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -209,48 +167,15 @@ def sampling_grid(position, shape):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "sampling-grid-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: sampling-grid-check
-from course_utils.grading import checks
-
-
-def scaled(position, low, high):
-    """Each component c of the position from [low[c], high[c]] to [-1, 1], components last, in
-    reverse."""
-    parts = [
-        2 * (p - a) / (b - a) - 1 for p, a, b in zip(position.unbind(1), low, high, strict=True)
-    ]
-    return torch.stack(parts[::-1], dim=-1)
-
+from course_utils.grading.judges import warping as judges
 
 position = identity_grid((3, 4)) * 1.5 + 0.25  # (1, 2, 3, 4), voxels of an image (5, 9)
-expected = scaled(position, (0, 0), (4, 8))
-checks.agree(
-    checks.call(sampling_grid, position, (5, 9)),
-    expected,
-    "sampling_grid(position, (5, 9))",
-    {
-        "the components are in the order of the array axes; grid_sample wants the last axis "
-        "first": expected.flip(-1),
-        "divided by n; from the first centre to the last there are n - 1 voxels": scaled(
-            position, (0, 0), (5, 9)
-        ),
-        "that is align_corners=False: -1 and 1 are the outer edges there": scaled(
-            position, (-0.5, -0.5), (4.5, 8.5)
-        ),
-        "each component is scaled by the size of another axis: scale first, then reverse": scaled(
-            position, (0, 0), (8, 4)
-        ),
-        "these are still voxels: grid_sample wants -1 to 1": position.movedim(1, -1).flip(-1),
-        "from 0 to 1; grid_sample wants -1 to 1": (expected + 1) / 2,
-        "the components have to come last: use movedim, a reshape scrambles the "
-        "numbers": expected.movedim(-1, 1).reshape(1, 3, 4, 2),
-    },
-)
+judges.sampling_grid(sampling_grid, position, shape=(5, 9))
 ### BEGIN HIDDEN TESTS
 generator = torch.Generator().manual_seed(1)
 for shape, out in [((6, 11), (4, 5)), ((5, 7, 4), (3, 6, 2)), ((5, 7, 4), (2, 2, 2))]:
     p = 9 * torch.rand(2, len(shape), *out, generator=generator) - 1
-    wanted = scaled(p, [0] * len(shape), [n - 1 for n in shape])
-    checks.agree(checks.call(sampling_grid, p, shape), wanted, f"sampling_grid of an image {shape}")
+    judges.sampling_grid(sampling_grid, p, shape, what=f"sampling_grid of an image {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -283,64 +208,22 @@ def my_warp(image, displacement):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "warp-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: warp-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import warping as judges
 
-checks.by_hand(my_warp, {"warp", "Warp", "map_coordinates"}, "call grid_sample")
 generator = torch.Generator().manual_seed(0)
 image = torch.rand(2, 1, 9, 13, generator=generator)
 u = 2 * torch.randn(2, 2, 9, 13, generator=generator)
 label = torch.randint(0, 6, (2, 1, 9, 13), generator=generator)
-grid = (2 * (identity_grid((9, 13)) + u).movedim(1, -1) / torch.tensor([8, 12]) - 1).flip(-1)
-expected = fields.warp(image, u)
-checks.agree(
-    checks.call(my_warp, image, u),
-    expected,
-    "my_warp(image, displacement)",
-    {
-        "grid_sample is called without align_corners=True: each position is off by up to half a "
-        "voxel": F.grid_sample(image, grid, padding_mode="border", align_corners=False),
-        "beyond the image there are zeros: padding_mode='border'": F.grid_sample(
-            image, grid, align_corners=True
-        ),
-        "the sign: it reads at x - u(x)": fields.warp(image, -u),
-        "the components of the displacement are in reverse order": fields.warp(image, u.flip(1)),
-        "intensities are read from the nearest voxel: interpolate them linearly": fields.warp(
-            image, u, mode="nearest"
-        ),
-        "nothing moved: is x + u(x) what you sample at?": image,
-    },
-)
-checks.agree(
-    checks.call(my_warp, label, u),
-    fields.warp(label, u, mode="nearest"),
-    "my_warp(label, displacement)",
-    {
-        "labels are interpolated linearly and cut to integers: use mode='nearest'": fields.warp(
-            label.float(), u
-        ).long(),
-        "labels are interpolated linearly and rounded, which invents structures: use "
-        "mode='nearest'": fields.warp(label.float(), u).round().long(),
-        "labels have become floating point: give them back their type": fields.warp(
-            label, u, mode="nearest"
-        ).float(),
-        "labels are interpolated linearly: use mode='nearest'": fields.warp(label.float(), u),
-    },
-)
+judges.warp(my_warp, image, u)
+judges.warp(my_warp, label, u)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(12, 7), (6, 9, 5), (11, 6, 8)]):
     generator = torch.Generator().manual_seed(seed + 10)
     image = torch.rand(2, 3, *shape, generator=generator)
     u = 2 * torch.randn(2, len(shape), *shape, generator=generator)
     label = torch.randint(0, 40, (2, 1, *shape), generator=generator, dtype=torch.uint8)
-    checks.agree(
-        checks.call(my_warp, image, u), fields.warp(image, u), f"my_warp of an image {shape}"
-    )
-    checks.agree(
-        checks.call(my_warp, label, u),
-        fields.warp(label, u, mode="nearest"),
-        f"my_warp of labels {shape}",
-    )
+    judges.warp(my_warp, image, u, what=f"my_warp of an image {shape}")
+    judges.warp(my_warp, label, u, what=f"my_warp of labels {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -370,46 +253,14 @@ def my_jacobian(displacement):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "jacobian-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: jacobian-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import warping as judges
 
-checks.by_hand(my_jacobian, {"jacobian_determinant"}, "differentiate with torch.gradient")
 u = 1.5 * torch.randn(1, 2, 8, 11, generator=torch.Generator().manual_seed(2))
-(a, c), (b, d) = (slope.unbind(1) for slope in torch.gradient(u, dim=(2, 3)))
-wide = torch.nn.functional.pad(u, (0, 1, 0, 1), mode="replicate")
-(e, g), (f, h) = (wide[:, :, 1:, :-1] - u).unbind(1), (wide[:, :, :-1, 1:] - u).unbind(1)
-checks.agree(
-    checks.call(my_jacobian, u),
-    fields.jacobian_determinant(u),
-    "my_jacobian(displacement)",
-    {
-        "the identity is missing: the map is x + u(x), so J = I + the slopes of u": (a * d - b * c)[
-            :, None
-        ],
-        "the sign of the product off the diagonal: (1 + a)(1 + d) - bc": (
-            (1 + a) * (1 + d) + b * c
-        )[:, None],
-        "only the diagonal is multiplied": ((1 + a) * (1 + d))[:, None],
-        "that is 1 + the divergence, right for small slopes only": (1 + a + d)[:, None],
-        "forward differences, which are half a voxel off: torch.gradient takes central ones": (
-            (1 + e) * (1 + h) - f * g
-        )[:, None],
-        "1 is added to every slope, not to the diagonal": ((1 + a) * (1 + d) - (1 + b) * (1 + c))[
-            :, None
-        ],
-        "differences of two voxels are not divided by 2": ((1 + 2 * a) * (1 + 2 * d) - 4 * b * c)[
-            :, None
-        ],
-    },
-    rtol=1e-3,
-)
+judges.jacobian(my_jacobian, u)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(7, 5), (6, 9, 5), (5, 4, 8)]):
     u = 1.3 * torch.randn(2, len(shape), *shape, generator=torch.Generator().manual_seed(seed))
-    wanted = fields.jacobian_determinant(u)
-    checks.agree(
-        checks.call(my_jacobian, u), wanted, f"my_jacobian of a field {shape}", rtol=1e-3, atol=1e-3
-    )
+    judges.jacobian(my_jacobian, u, what=f"my_jacobian of a field {shape}", atol=1e-3)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -434,32 +285,18 @@ def my_compose(first, second):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "compose-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: compose-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import warping as judges
 
-checks.by_hand(my_compose, {"compose"}, "it is one line with warp")
 generator = torch.Generator().manual_seed(3)
 first, second = (
     3 * F.avg_pool2d(torch.randn(1, 2, 24, 20, generator=generator), 5, 1, 2) for _ in range(2)
 )
-checks.agree(
-    checks.call(my_compose, first, second),
-    fields.compose(first, second),
-    "my_compose(first, second)",
-    {
-        "displacements do not add: the second step starts where the first has ended": first
-        + second,
-        "the order is exchanged: read the formula from the outside": fields.compose(second, first),
-        "the outer step is missing: u(x) = u2(x) + u1(x + u2(x))": fields.warp(first, second),
-        "u1 is read at x, and u2 at x + u2(x)": first + fields.warp(second, second),
-    },
-)
+judges.compose(my_compose, first, second)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(9, 14), (6, 7, 9)]):
     generator = torch.Generator().manual_seed(seed)
     first, second = 1.5 * torch.randn(2, 2, len(shape), *shape, generator=generator)
-    wanted = fields.compose(first, second)
-    checks.agree(checks.call(my_compose, first, second), wanted, f"my_compose of fields {shape}")
+    judges.compose(my_compose, first, second, what=f"my_compose of fields {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -486,52 +323,16 @@ def atrophy_percent(displacement, label, value):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "atrophy-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: atrophy-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import warping as judges
 
-
-def atrophy_case(shape, seed):
-    generator = torch.Generator().manual_seed(seed)
-    dims, places = len(shape), identity_grid(shape)
-    centre = (torch.tensor(shape).view(1, dims, *[1] * dims) - 1) / 2
-    label = torch.randint(0, 3, (1, 1, *shape), generator=generator)
-    zoom = 0.85 + 0.3 * torch.rand(1, generator=generator)
-    return (zoom - 1) * (places - centre) + 0.3 * torch.randn(
-        1, dims, *shape, generator=generator
-    ), label
-
-
-displacement, label = atrophy_case((16, 21), 6)
-determinant, inside = fields.jacobian_determinant(displacement), label == 2
-change = determinant[inside].mean().item()
-checks.agree(
-    checks.call(atrophy_percent, displacement, label, 2),
-    100 * (change - 1),
-    "atrophy_percent(displacement, label, 2)",
-    {
-        "the wrong way round: det J goes from fixed to moving volume": 100 * (1 / change - 1),
-        "the wrong sign: a loss is negative": 100 * (1 - change),
-        "that is a share, not percent": change - 1,
-        "that is 100 % too much: a structure that keeps its volume has changed by 0": 100 * change,
-        "the mean is taken over the whole image, not over the structure": 100
-        * (determinant.mean().item() - 1),
-        "the structure is label == value; this counts everything that is labelled": 100
-        * (determinant[label > 0].mean().item() - 1),
-        "log det J and det J - 1 are the same for small changes only": 100
-        * determinant[inside].clamp(min=1e-9).log().mean().item(),
-    },
-    rtol=1e-3,
-)
+displacement, label = judges.atrophy_case((16, 21), seed=6)
+judges.atrophy(atrophy_percent, displacement, label, value=2)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(13, 18), (9, 11, 8)]):
-    displacement, label = atrophy_case(shape, seed)
+    displacement, label = judges.atrophy_case(shape, seed)
     for value in (1, 2):
-        region = fields.jacobian_determinant(displacement)[label == value]
-        wanted = 100 * (region.double().sum().item() / region.numel() - 1)
-        result = checks.call(atrophy_percent, displacement, label, value)
-        checks.agree(
-            result, wanted, f"atrophy_percent of a structure in {shape}", rtol=1e-3, atol=1e-3
-        )
+        what = f"atrophy_percent of a structure in {shape}"
+        judges.atrophy(atrophy_percent, displacement, label, value, what, atol=1e-3)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -582,73 +383,18 @@ def repair(field, spacing, moving_label, fixed_label, structures):
 # check: repair-check
 import itertools
 
-from course_utils import fields
-from course_utils.grading import checks
-
-
-def repair_case(shape, spacing, seed):
-    """A moving label, a displacement, and the fixed label that it leads to."""
-    generator = torch.Generator().manual_seed(seed)
-    dims, places = len(shape), identity_grid(shape)
-    size = torch.tensor(shape, dtype=torch.float32)
-    label = torch.zeros(1, 1, *shape, dtype=torch.uint8)
-    for value in range(1, 5):
-        middle = ((0.3 + 0.4 * torch.rand(dims, generator=generator)) * size).view(
-            1, -1, *[1] * dims
-        )
-        radii = ((0.12 + 0.08 * torch.rand(dims, generator=generator)) * size).view(
-            1, -1, *[1] * dims
-        )
-        label[((places - middle) / radii).square().sum(1, keepdim=True) < 1] = value
-    lengths = torch.tensor([3.0, -2, 1.5][:dims]) * (
-        1 + 0.2 * torch.rand(dims, generator=generator)
-    )
-    wave = 1 + 0.2 * torch.sin(places.sum(1, keepdim=True) / 7)
-    displacement = lengths.view(1, -1, *[1] * dims) * wave
-    return label, displacement, fields.warp(label, displacement, mode="nearest", padding="zeros")
-
-
-def abroad(displacement, spacing, reverse, negate, scale):
-    """The displacement in another convention."""
-    mm = torch.tensor(spacing).view(1, -1, *[1] * len(spacing))
-    field = (displacement * mm if scale else displacement) * (-1 if negate else 1)
-    return field.flip(1) if reverse else field
-
+from course_utils.grading.judges import warping as judges
 
 sizes = (2.5, 1.2)
-before, u, after = repair_case((40, 52), sizes, 0)
+before, u, after = judges.repair_case((40, 52), seed=0)
 for reverse, negate, scale in itertools.product((False, True), repeat=3):
-    sent = abroad(u, sizes, reverse, negate, scale)
-    sent_as = ["xyz order"] * reverse + ["wrong sign"] * negate + ["mm"] * scale
-    mm = torch.tensor(sizes).view(1, 2, 1, 1)
-    checks.agree(
-        checks.call(repair, sent, sizes, before, after, [1, 2, 3, 4]),
-        u,
-        f"repair(a field with {', '.join(sent_as) or 'nothing wrong'})",
-        {
-            "it comes back as it was sent": sent,
-            "it is still in mm": u * mm,
-            "it is still in mm, and points the other way": -u * mm,
-            "it is still in mm, and its components are in reverse order": (u * mm).flip(1),
-            "it is still in mm, points the other way, and its components are in reverse order": -(
-                u * mm
-            ).flip(1),
-            "each component is divided by the spacing of another axis: order first, then unit": u
-            * mm
-            / mm.flip(1),
-            "that is the possibility with the wrong sign": -u,
-        },
-    )
+    judges.repair(repair, u, sizes, before, after, reverse, negate, scale)
 ### BEGIN HIDDEN TESTS
 for seed, (shape, sizes) in enumerate([((36, 44), (1.8, 3.0)), ((22, 30, 26), (0.6, 2.0, 1.5))]):
-    before, u, after = repair_case(shape, sizes, seed + 1)
-    for reverse, negate, scale in itertools.product((False, True), repeat=3):
-        sent = abroad(u, sizes, reverse, negate, scale)
-        checks.agree(
-            checks.call(repair, sent, sizes, before, after, [1, 2, 3, 4]),
-            u,
-            f"repair of another field, {shape}",
-        )
+    before, u, after = judges.repair_case(shape, seed + 1)
+    for convention in itertools.product((False, True), repeat=3):
+        what = f"repair of another field, {shape}"
+        judges.repair(repair, u, sizes, before, after, *convention, what)
 ### END HIDDEN TESTS
 
 # %% [markdown]

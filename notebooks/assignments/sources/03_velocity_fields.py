@@ -83,37 +83,13 @@ def euler(velocity, steps):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "euler-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: euler-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import velocity_fields as judges
 
-v = random_velocity((15, 19), 4.0, seed=1)
-expected = torch.zeros_like(v)
-backwards, twice = expected, expected
-for _ in range(6):
-    expected = expected + fields.warp(v, expected) / 6
-    backwards = backwards + fields.warp(v, -backwards) / 6
-    twice = twice + fields.warp(v, twice)
-checks.agree(
-    checks.call(euler, v, 6),
-    expected,
-    "euler(velocity, steps=6)",
-    {
-        "the velocity is always read at the start: read it where the particle is, warp(velocity, "
-        "u)": v,
-        "a step takes 1/steps of the time: the velocity is not divided by the steps": twice,
-        "the velocity is read at x - u(x)": backwards,
-        "that is scaling and squaring with as many squarings; Euler takes equal "
-        "steps": fields.integrate(v, 6),
-        "only one step was taken": v / 6,
-    },
-)
+judges.euler(euler, random_velocity((15, 19), 4.0, seed=1), steps=6)
 ### BEGIN HIDDEN TESTS
 for seed, (shape, steps) in enumerate([((9, 14), 1), ((17, 12), 11), ((8, 9, 7), 5)]):
     v = random_velocity(shape, 3.0, seed=seed + 20)
-    wanted = torch.zeros_like(v)
-    for _ in range(steps):
-        wanted = wanted + fields.warp(v, wanted) / steps
-    checks.agree(checks.call(euler, v, steps), wanted, f"euler of a field {shape} in {steps} steps")
+    judges.euler(euler, v, steps, what=f"euler of a field {shape} in {steps} steps")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -138,51 +114,13 @@ def exponential(velocity, squarings):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "exponential-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: exponential-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import velocity_fields as judges
 
-checks.by_hand(
-    exponential, {"integrate", "DVF2DDF"}, "scale, then compose the displacement with itself"
-)
-v = random_velocity((15, 19), 4.0, seed=2)
-
-
-def squared(start, times):
-    for _ in range(times):
-        start = fields.compose(start, start)
-    return start
-
-
-small = v / 32
-for _ in range(5):
-    small = fields.compose(v / 32, small)
-warped = v / 32
-for _ in range(5):
-    warped = fields.warp(warped, warped)
-checks.agree(
-    checks.call(exponential, v, 5),
-    fields.integrate(v, 5),
-    "exponential(velocity, squarings=5)",
-    {
-        "divided by the number of squarings: K of them multiply the time by 2 ** K": squared(
-            v / 5, 5
-        ),
-        "the displacement is added to itself: a square is a composition": v,
-        "the velocity is not scaled before it is squared": squared(v, 5),
-        "one squaring too many for its scaling": squared(v / 2**5, 6),
-        "one squaring too few for its scaling": squared(v / 2**5, 4),
-        "each step adds the first, tiny displacement: that is 6 small steps, not 32": small,
-        "squaring without the outer step: u(x) + u(x + u(x)), not u(x + u(x)) alone": warped,
-    },
-)
+judges.exponential(exponential, random_velocity((15, 19), 4.0, seed=2), squarings=5)
 ### BEGIN HIDDEN TESTS
 for seed, (shape, squarings) in enumerate([((9, 14), 0), ((17, 12), 7), ((8, 9, 7), 3)]):
     v = random_velocity(shape, 5.0, seed=seed + 30)
-    checks.agree(
-        checks.call(exponential, v, squarings),
-        fields.integrate(v, squarings),
-        f"exponential of a field {shape}",
-    )
+    judges.exponential(exponential, v, squarings, what=f"exponential of a field {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -203,25 +141,13 @@ def backwards(velocity):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "backwards-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: backwards-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import velocity_fields as judges
 
-v = random_velocity((15, 19), 4.0, seed=3)
-checks.agree(
-    checks.call(backwards, v),
-    fields.integrate(-v),
-    "backwards(velocity)",
-    {
-        "minus the displacement is not the inverse: the way back starts "
-        "elsewhere": -fields.integrate(v),
-        "that is the way there": fields.integrate(v),
-        "minus the velocity is not integrated yet": -v,
-    },
-)
+judges.backwards(backwards, random_velocity((15, 19), 4.0, seed=3))
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(21, 10), (7, 9, 8)]):
     v = random_velocity(shape, 5.0, seed=seed + 40)
-    checks.agree(checks.call(backwards, v), fields.integrate(-v), f"backwards of a field {shape}")
+    judges.backwards(backwards, v, what=f"backwards of a field {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -245,36 +171,13 @@ def fixed_point(displacement, iterations):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "fixed-point-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: fixed-point-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import velocity_fields as judges
 
-checks.by_hand(fixed_point, {"invert"}, "put the formula into a loop")
-u = random_velocity((15, 19), 2.0, seed=4)
-exchanged, positive = -u, -u
-for _ in range(4):
-    exchanged, positive = -fields.warp(exchanged, u), fields.warp(u, positive)
-checks.agree(
-    checks.call(fixed_point, u, 4),
-    fields.invert(u, 4),
-    "fixed_point(displacement, iterations=4)",
-    {
-        "no iteration was made: that is -u": -u,
-        "the inverse is warped by u; the formula reads u at x + w(x)": exchanged,
-        "a sign is lost: w = -u(x + w(x))": positive,
-        "one iteration too few, or it starts at 0": fields.invert(u, 3),
-        "one iteration too many": fields.invert(u, 5),
-    },
-    atol=1e-6,
-)
+judges.fixed_point(fixed_point, random_velocity((15, 19), 2.0, seed=4), iterations=4)
 ### BEGIN HIDDEN TESTS
 for seed, (shape, iterations) in enumerate([((21, 10), 0), ((14, 13), 9), ((7, 9, 8), 3)]):
     u = random_velocity(shape, 2.0, seed=seed + 50)
-    checks.agree(
-        checks.call(fixed_point, u, iterations),
-        fields.invert(u, iterations),
-        f"fixed_point of a field {shape}",
-        atol=1e-6,
-    )
+    judges.fixed_point(fixed_point, u, iterations, what=f"fixed_point of a field {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -300,46 +203,15 @@ def residual(there, back):
 # %% nbgrader={"schema_version": 3, "grade_id": "residual-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: residual-check
 from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import velocity_fields as judges
 
 v, w = random_velocity((15, 19), 3.0, seed=5), random_velocity((15, 19), 3.0, seed=6)
-there, back = fields.integrate(v), fields.integrate(-0.7 * v + 0.2 * w)
-left = fields.compose(there, back)
-checks.agree(
-    checks.call(residual, there, back),
-    left.norm(dim=1).mean().item(),
-    "residual(there, back)",
-    {
-        "displacements are composed, not added": (there + back).norm(dim=1).mean().item(),
-        "they are composed in the other order: first there, then back": fields.compose(back, there)
-        .norm(dim=1)
-        .mean()
-        .item(),
-        "that is the mean over the components too: a vector has one length": left.abs()
-        .mean()
-        .item(),
-        "that is the length of all numbers as one vector: the length is per "
-        "voxel": left.norm().item(),
-        "that is the largest length, not the mean": left.norm(dim=1).max().item(),
-        "the mean of squares has no unit of length: take the root first": left.square()
-        .sum(1)
-        .mean()
-        .item(),
-        "the root of the mean of squares is not the mean length": left.square()
-        .sum(1)
-        .mean()
-        .sqrt()
-        .item(),
-        "the sum over the voxels, not their mean": left.norm(dim=1).sum().item(),
-        "components that cancel are not a length": left.sum(dim=1).abs().mean().item(),
-    },
-)
+judges.residual(residual, fields.integrate(v), fields.integrate(-0.7 * v + 0.2 * w))
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(21, 10), (7, 9, 8)]):
     v, w = (random_velocity(shape, 3.0, seed=s) for s in (seed + 60, seed + 70))
     there, back = torch.cat([fields.integrate(v), v]), torch.cat([fields.integrate(-v), w])
-    wanted = float(torch.linalg.vector_norm(fields.compose(there, back), dim=1).mean())
-    checks.agree(checks.call(residual, there, back), wanted, f"residual of fields {shape}")
+    judges.residual(residual, there, back, what=f"residual of fields {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -370,41 +242,15 @@ def resize_field(field, shape):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "resize-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: resize-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import velocity_fields as judges
 
-checks.by_hand(resize_field, {"resize"}, "interpolate the samples, then scale the vectors")
-v = random_velocity((16, 18), 4.0, seed=7)
-samples = F.interpolate(v, size=(8, 24), mode="bilinear", align_corners=False)
-corners = F.interpolate(v, size=(8, 24), mode="bilinear", align_corners=True)
-factor = torch.tensor([8 / 16, 24 / 18]).view(1, 2, 1, 1)
-checks.agree(
-    checks.call(resize_field, v, (8, 24)),
-    fields.resize(v, (8, 24)),
-    "resize_field(velocity (1, 2, 16, 18), (8, 24))",
-    {
-        "the samples are right, the vectors are still in voxels of the old grid": samples,
-        "the factor is the wrong way round: a coarse voxel is longer, so the number of voxels "
-        "falls": samples / factor,
-        "each component has its own factor; this takes axis 0's for all": samples * 0.5,
-        "each component has its own factor; this takes the last axis's for all": samples * 24 / 18,
-        "the factors are exchanged between the axes": samples * factor.flip(1),
-        "align_corners=True keeps the outer centres; here the outer edges of the two grids "
-        "coincide": corners * factor,
-        "align_corners=True, and the vectors are still in voxels of the old grid": corners,
-        "the nearest samples were taken: interpolate": F.interpolate(v, size=(8, 24)) * factor,
-    },
-)
+judges.resize(resize_field, random_velocity((16, 18), 4.0, seed=7), shape=(8, 24))
 ### BEGIN HIDDEN TESTS
 for seed, (old, new) in enumerate(
     [((15, 20), (31, 10)), ((8, 10, 6), (4, 5, 3)), ((5, 7, 6), (10, 9, 13))]
 ):
     v = random_velocity(old, 4.0, seed=seed + 80)
-    checks.agree(
-        checks.call(resize_field, v, new),
-        fields.resize(v, new),
-        f"resize_field from {old} to {new}",
-    )
+    judges.resize(resize_field, v, new, what=f"resize_field from {old} to {new}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -428,53 +274,16 @@ def halfway(moving, fixed, velocity):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "halfway-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: halfway-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import velocity_fields as judges
 
 v = random_velocity((22, 19), 8.0, seed=8)
 m, f = torch.rand(2, 1, 1, 22, 19, generator=torch.Generator().manual_seed(8))
-whole = fields.integrate(v)
-meet_m, meet_f = fields.warp(m, fields.integrate(v / 2)), fields.warp(f, fields.integrate(-v / 2))
-checks.agree(
-    checks.call(halfway, m, f, v),
-    (meet_m, meet_f),
-    "halfway(moving, fixed, velocity)",
-    {
-        "half of the displacement is not the flow of half the time: halve the velocity, then "
-        "integrate": (
-            fields.warp(m, whole / 2),
-            fields.warp(f, fields.integrate(-v) / 2),
-        ),
-        "half of the displacement, and its negative: halve the velocity, then integrate": (
-            fields.warp(m, whole / 2),
-            fields.warp(f, -whole / 2),
-        ),
-        "the fixed image goes backwards by the flow of -v / 2, not by minus the displacement": (
-            meet_m,
-            fields.warp(f, -fields.integrate(v / 2)),
-        ),
-        "both images go forwards: they pass each other": (
-            meet_m,
-            fields.warp(f, fields.integrate(v / 2)),
-        ),
-        "each image goes the whole way": (
-            fields.warp(m, whole),
-            fields.warp(f, fields.integrate(-v)),
-        ),
-        "the moving image goes the whole way, the fixed one stays": (fields.warp(m, whole), f),
-        "the two are exchanged: the moving image follows v": (
-            fields.warp(m, fields.integrate(-v / 2)),
-            fields.warp(f, fields.integrate(v / 2)),
-        ),
-    },
-)
+judges.halfway(halfway, m, f, v)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(21, 16), (9, 11, 8)]):
     v = random_velocity(shape, 6.0, seed=seed + 90)
     m, f = torch.rand(2, 2, 3, *shape, generator=torch.Generator().manual_seed(seed))
-    v = torch.cat([v, -0.5 * v])
-    wanted = fields.warp(m, fields.integrate(v / 2)), fields.warp(f, fields.integrate(-v / 2))
-    checks.agree(checks.call(halfway, m, f, v), wanted, f"halfway of images {shape}")
+    judges.halfway(halfway, m, f, torch.cat([v, -0.5 * v]), what=f"halfway of images {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -510,54 +319,15 @@ def enough_squarings(velocity, tolerance, most=12):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "enough-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: enough-check
-import itertools
-
-from course_utils import fields
-from course_utils.grading import checks
-
-
-def enough_answers(velocity, tolerance):
-    """The right number, and the numbers to which known mistakes lead."""
-    flows = [fields.integrate(velocity, k) for k in range(14)]
-    changes = [b - a for a, b in itertools.pairwise(flows)]
-
-    def first(measure):
-        return next(k for k, change in enumerate(changes) if measure(change) <= tolerance)
-
-    right = first(lambda change: change.norm(dim=1).max())
-    return right, {
-        "that is K + 1: the coarser of the two is good enough already": right + 1,
-        "on average it is good enough; it should be so at every voxel": first(
-            lambda change: change.norm(dim=1).mean()
-        ),
-        "in each component it is good enough; the length of the vector counts": first(
-            lambda change: change.abs().max()
-        ),
-        "one too few: the change from this K to K + 1 is above the tolerance": right - 1,
-    }
-
-
-def critical(velocity, squarings):
-    """A tolerance between the largest component and the longest vector of what one more squaring
-    changes."""
-    change = fields.integrate(velocity, squarings + 1) - fields.integrate(velocity, squarings)
-    return (change.norm(dim=1).max() + change.abs().max()).item() / 2
-
+from course_utils.grading.judges import velocity_fields as judges
 
 for seed, length, tolerance in [(9, 0.0, 0.1), (9, 2.0, 0.05), (10, 6.0, None), (11, 9.0, 0.1)]:
     v = random_velocity((30, 26), length or 1.0, seed=seed, smoothness=9) * (length > 0)
-    tolerance = tolerance or critical(v, 3)
-    answer, others = enough_answers(v, tolerance)
-    checks.agree(
-        checks.call(enough_squarings, v, tolerance),
-        answer,
-        f"enough_squarings of a velocity of {length} voxels",
-        others,
-    )
+    tolerance = tolerance or judges.critical(v, 3)
+    what = f"enough_squarings of a velocity of {length} voxels"
+    judges.enough(enough_squarings, v, tolerance, what)
 rough = 20 * torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
-checks.raises(
-    ValueError, enough_squarings, rough, 1e-3, 3, what="enough_squarings(noise, 0.001, most=3)"
-)
+judges.too_rough(enough_squarings, rough, tolerance=1e-3, most=3)
 ### BEGIN HIDDEN TESTS
 for seed, shape, tolerance in [
     (0, (25, 31), 0.02),
@@ -567,24 +337,10 @@ for seed, shape, tolerance in [
 ]:
     v = random_velocity(shape, 5.0, seed=seed + 100, smoothness=7)
     v = torch.cat([0.3 * v, v])
-    tolerance = tolerance or critical(v, 2)
-    answer, others = enough_answers(v, tolerance)
-    result = checks.call(enough_squarings, v, tolerance)
-    checks.agree(result, answer, f"enough_squarings of another velocity {shape}", others)
-    checks.agree(
-        checks.call(enough_squarings, v, tolerance, answer),
-        answer,
-        f"enough_squarings with most={answer}",
-    )
-    if answer:
-        checks.raises(
-            ValueError,
-            enough_squarings,
-            v,
-            tolerance,
-            answer - 1,
-            what=f"enough_squarings with most={answer - 1}",
-        )
+    tolerance = tolerance or judges.critical(v, 2)
+    what = f"enough_squarings of another velocity {shape}"
+    judges.enough(enough_squarings, v, tolerance, what)
+    judges.enough_limit(enough_squarings, v, tolerance)
 ### END HIDDEN TESTS
 
 # %% [markdown]

@@ -76,59 +76,14 @@ def block(dims, inputs, outputs, stride=1):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "block-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: block-check
-from course_utils.grading import checks
+from course_utils.grading.judges import voxelmorph as judges
 
-
-def judge_block(dims, inputs, outputs, stride, size):
-    what, width = f"block({dims}, {inputs}, {outputs}, stride={stride})", 4 if stride == 2 else 3
-    brick = checks.call(block, dims, inputs, outputs, stride)
-    shapes = [tuple(p.shape) for p in checks.parameters(brick, what)]
-    checks.agree(
-        shapes,
-        [(outputs, inputs, *[width] * dims), (outputs,)],
-        f"{what}: the shapes of weights and bias",
-        {
-            "a strided convolution of width 3 shifts what it sees by half a voxel: width 4": [
-                (outputs, inputs, *[3] * dims),
-                (outputs,),
-            ],
-            "width 4 is for stride 2; a block that keeps the size has width 3": [
-                (outputs, inputs, *[4] * dims),
-                (outputs,),
-            ],
-            "inputs and outputs are exchanged": [(inputs, outputs, *[width] * dims), (inputs,)],
-            "dims is not looked at: a convolution of the other dimension": [
-                (outputs, inputs, *[width] * (5 - dims)),
-                (outputs,),
-            ],
-        },
-    )
-    weight, bias = checks.fill(brick, shapes)
-    x = torch.randn(2, inputs, *size, generator=torch.Generator().manual_seed(1))
-    plain = {2: F.conv2d, 3: F.conv3d}[dims](x, weight, bias, stride, 1)
-    checks.agree(
-        brick(x),
-        F.leaky_relu(plain, 0.2),
-        f"{what}(x)",
-        {
-            "the activation is missing": plain,
-            "a plain ReLU: negative values should be multiplied by 0.2": F.relu(plain),
-            "the slope of the leaky ReLU is 0.2; PyTorch's default is 0.01": F.leaky_relu(
-                plain, 0.01
-            ),
-            "the stride is not used": F.leaky_relu(
-                {2: F.conv2d, 3: F.conv3d}[dims](x, weight, bias, 1, 1), 0.2
-            ),
-        },
-    )
-
-
-judge_block(2, 3, 5, 1, (8, 10))
-judge_block(2, 3, 5, 2, (8, 10))
+judges.block(block, dims=2, inputs=3, outputs=5, stride=1, size=(8, 10))
+judges.block(block, dims=2, inputs=3, outputs=5, stride=2, size=(8, 10))
 ### BEGIN HIDDEN TESTS
-judge_block(3, 2, 4, 1, (6, 7, 5))
-judge_block(3, 1, 6, 2, (6, 8, 4))
-judge_block(2, 7, 2, 2, (14, 6))
+judges.block(block, dims=3, inputs=2, outputs=4, stride=1, size=(6, 7, 5))
+judges.block(block, dims=3, inputs=1, outputs=6, stride=2, size=(6, 8, 4))
+judges.block(block, dims=2, inputs=7, outputs=2, stride=2, size=(14, 6))
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -153,41 +108,14 @@ def encode(levels, x):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "encode-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: encode-check
-from course_utils import networks
-from course_utils.grading import checks
+from course_utils.grading.judges import voxelmorph as judges
 
-
-def encoder_case(dims, features, first_stride, shape, seed):
-    unet = checks.known_weights(networks.UNet(dims, 2, features, first_stride=first_stride), seed)
-    x = torch.rand(2, 2, *shape, generator=torch.Generator().manual_seed(seed))
-    found = [unet.encoder[0](x)]
-    for level in unet.encoder[1:]:
-        found.append(level(found[-1]))
-    return unet, x, found
-
-
-with torch.no_grad():
-    unet, x, found = encoder_case(2, (4, 6, 8), 1, (16, 12), 0)
-    checks.agree(
-        checks.call(encode, unet.encoder, x),
-        found,
-        "encode(levels, x)",
-        {
-            "the list runs from coarse to fine: finest first": found[::-1],
-            "the images themselves are no result of a level": [x, *found],
-            "the last level is missing": found[:-1],
-            "only the last level comes back: the decoder needs all of them": found[-1:],
-        },
-    )
+# The encoder of a U-Net with known weights, and two images of this shape.
+judges.encode(encode, features=(4, 6, 8), first_stride=1, shape=(16, 12), seed=0)
 ### BEGIN HIDDEN TESTS
-with torch.no_grad():
-    for case in [(3, (3, 5), 2, (8, 4, 12), 1), (2, (2, 3, 4, 5), 2, (32, 16), 2)]:
-        unet, x, found = encoder_case(*case)
-        checks.agree(
-            checks.call(encode, unet.encoder, x),
-            found,
-            f"encode with {len(found)} levels in {case[0]}-D",
-        )
+for features, stride, shape, seed in [((3, 5), 2, (8, 4, 12), 1), ((2, 3, 4, 5), 2, (32, 16), 2)]:
+    what = f"encode with {len(features)} levels in {len(shape)}-D"
+    judges.encode(encode, features, stride, shape, seed, what)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -217,64 +145,18 @@ def decode(levels, features):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "decode-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: decode-check
-from course_utils import networks
-from course_utils.grading import checks
+from course_utils.grading.judges import voxelmorph as judges
 
-
-def decoder_case(dims, widths, shape, seed):
-    unet = checks.known_weights(networks.UNet(dims, 2, widths, first_stride=1), seed)
-    x = torch.rand(2, 2, *shape, generator=torch.Generator().manual_seed(seed))
-    features = [unet.encoder[0](x)]
-    for level in unet.encoder[1:]:
-        features.append(level(features[-1]))
-    return unet, features, unet(x)
-
-
-def decoded(unet, features, join, **options):
-    *skips, x = features
-    for level in unet.decoder:
-        x = level(join(F.interpolate(x, scale_factor=2, **options), skips.pop()))
-    return x
-
-
-with torch.no_grad():
-    unet, features, result = decoder_case(2, (6, 6, 6), (16, 24), 0)
-    checks.agree(
-        checks.call(decode, unet.decoder, features),
-        result,
-        "decode(levels, features)",
-        {
-            "the encoder's features go behind what comes from below, not before it": decoded(
-                unet, features, lambda x, skip: torch.cat([skip, x], dim=1), mode="nearest"
-            ),
-            "the resolution is doubled by interpolation: repeat the voxels, "
-            "mode='nearest'": decoded(
-                unet, features, lambda x, skip: torch.cat([x, skip], dim=1), mode="bilinear"
-            ),
-            "the encoder's features are not used: without skips the edges are lost": decoded(
-                unet, features, lambda x, skip: torch.cat([x, x], dim=1), mode="nearest"
-            ),
-            "the encoder's features are added and doubled, not put behind": decoded(
-                unet,
-                features,
-                lambda x, skip: torch.cat([x + skip, x + skip], dim=1),
-                mode="nearest",
-            ),
-        },
-    )
+# The decoder of a U-Net with known weights, and what its encoder makes of two images of this shape.
+judges.decode(decode, features=(6, 6, 6), shape=(16, 24), seed=0)
 ### BEGIN HIDDEN TESTS
-with torch.no_grad():
-    for case in [
-        (3, (3, 5, 4), (8, 4, 12), 1),
-        (2, (2, 3, 4, 5), (32, 16), 2),
-        (3, (4, 2), (6, 10, 4), 3),
-    ]:
-        unet, features, result = decoder_case(*case)
-        checks.agree(
-            checks.call(decode, unet.decoder, features),
-            result,
-            f"decode with widths {case[1]} in {case[0]}-D",
-        )
+for features, shape, seed in [
+    ((3, 5, 4), (8, 4, 12), 1),
+    ((2, 3, 4, 5), (32, 16), 2),
+    ((4, 2), (6, 10, 4), 3),
+]:
+    what = f"decode with widths {features} in {len(shape)}-D"
+    judges.decode(decode, features, shape, seed, what)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -299,40 +181,12 @@ def velocity_head(dims, features):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "head-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: head-check
-from course_utils.grading import checks
+from course_utils.grading.judges import voxelmorph as judges
 
-
-def judge_head(dims, features):
-    head, what = checks.call(velocity_head, dims, features), f"velocity_head({dims}, {features})"
-    first = checks.parameters(head, what)
-    shapes = [(dims, features, *[3] * dims), (dims,)]
-    checks.agree(
-        [tuple(p.shape) for p in first],
-        shapes,
-        f"{what}: shapes",
-        {"one channel: a velocity has a component an axis": [(1, features, *[3] * dims), (1,)]},
-    )
-    checks.agree(first[1], torch.zeros(dims), f"{what}: the bias", atol=0)
-    spread = first[0].std().item()
-    assert spread > 0, (
-        f"{what}: with weights of exactly 0 the network in front of the head gets no gradient at "
-        "first"
-    )
-    assert spread < 1e-3, (
-        f"{what}: the weights have PyTorch's default spread ({spread:.2g}); the start is no "
-        "identity"
-    )
-    checks.agree(spread, 1e-5, f"{what}: standard deviation of the weights", rtol=0.2, atol=0)
-    x = torch.rand(1, features, *[6] * dims, generator=torch.Generator().manual_seed(0))
-    weight, bias = checks.fill(head, shapes)
-    convolved = {2: F.conv2d, 3: F.conv3d}[dims](x, weight, bias, padding=1)
-    checks.agree(head(x), convolved, f"{what}(x), a convolution that keeps the size")
-
-
-judge_head(2, 16)
+judges.head(velocity_head, dims=2, features=16)
 ### BEGIN HIDDEN TESTS
-judge_head(3, 7)
-judge_head(2, 40)
+judges.head(velocity_head, dims=3, features=7)
+judges.head(velocity_head, dims=2, features=40)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -361,40 +215,13 @@ def pad_to_multiple(images, divisor):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "pad-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: pad-check
-from course_utils.grading import checks
+from course_utils.grading.judges import voxelmorph as judges
 
-x = torch.rand(2, 2, 13, 24, generator=torch.Generator().manual_seed(0))
-checks.agree(
-    checks.call(pad_to_multiple, x, 8),
-    F.pad(x, (0, 0, 0, 3), mode="replicate"),
-    "pad_to_multiple(images (2, 2, 13, 24), 8)",
-    {
-        "the margins are in the order of the axes: F.pad wants the last axis first": F.pad(
-            x, (0, 3, 0, 0), mode="replicate"
-        ),
-        "a size that divides already has got another 8 voxels": F.pad(
-            x, (0, 8, 0, 3), mode="replicate"
-        ),
-        "padded with zeros, which is an edge that nobody has: mode='replicate'": F.pad(
-            x, (0, 0, 0, 3)
-        ),
-        "padded at the beginning: voxel 0 is voxel 3 now": F.pad(x, (0, 0, 3, 0), mode="replicate"),
-        "padded on both sides: voxel 0 is voxel 1 now": F.pad(x, (0, 0, 1, 2), mode="replicate"),
-        "padded on both sides: voxel 0 is voxel 2 now": F.pad(x, (0, 0, 2, 1), mode="replicate"),
-        "cropped to the multiple below, and what is cut off is not registered": x[:, :, :8],
-    },
-)
+judges.pad(pad_to_multiple, shape=(2, 2, 13, 24), divisor=8)
 ### BEGIN HIDDEN TESTS
-for shape, divisor, margins in [
-    ((9, 17, 32), 16, (0, 0, 0, 15, 0, 7)),
-    ((5, 6, 7), 4, (0, 1, 0, 2, 0, 3)),
-    ((12, 4), 4, (0, 0, 0, 0)),
-]:
-    x = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(1))
-    wanted = F.pad(x, margins, mode="replicate")
-    checks.agree(
-        checks.call(pad_to_multiple, x, divisor), wanted, f"pad_to_multiple of {shape} to {divisor}"
-    )
+for shape, divisor in [((9, 17, 32), 16), ((5, 6, 7), 4), ((12, 4), 4)]:
+    what = f"pad_to_multiple of {shape} to {divisor}"
+    judges.pad(pad_to_multiple, (1, 1, *shape), divisor, seed=1, what=what)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -432,76 +259,15 @@ def register(unet, head, moving, fixed):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "forward-check", "grade": true, "solution": false, "locked": true, "points": 5}
 # check: forward-check
-from course_utils import fields, networks
-from course_utils.grading import checks
+from course_utils.grading.judges import voxelmorph as judges
 
-checks.by_hand(register, {"VoxelMorph"}, "put the stages together")
-
-
-def network_case(shape, seed):
-    """A VoxelMorph that deforms by voxels, and two images."""
-    model = networks.VoxelMorph(len(shape), features=(4, 6, 6), instance_norm=False)
-    checks.known_weights(model, seed, scale=0.25)
-    with torch.no_grad():
-        model.velocity.weight.mul_(3)
-    return model, *torch.rand(2, 2, 1, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def variants(model, m, f):
-    """What known mistakes make of images whose size divides."""
-    shape = m.shape[2:]
-    velocity, other = (
-        model.velocity(model.unet(torch.cat(both, dim=1))) for both in ([m, f], [f, m])
-    )
-    flow = fields.integrate(velocity)
-    linear = {"size": shape, "mode": "bilinear", "align_corners": False}
-    displacements = {
-        "the fixed image is the first channel: moving first": fields.resize(
-            fields.integrate(other), shape
-        ),
-        "the vectors are still in voxels of the coarse grid: resize scales them, F.interpolate "
-        "does not": F.interpolate(flow, **linear),
-        "the velocity is not integrated": fields.resize(velocity, shape),
-        "the velocity is resized before it is integrated: integrate on the coarse "
-        "grid": fields.integrate(fields.resize(velocity, shape)),
-        "the displacement is halved on its way up; in voxels of the fine grid it is twice as "
-        "long": F.interpolate(flow / 2, **linear),
-        "the displacement is negated": -fields.resize(flow, shape),
-    }
-    answers = {mistake: (fields.warp(m, u), u) for mistake, u in displacements.items()}
-    right = fields.resize(flow, shape)
-    answers["the fixed image is warped: the moving one moves"] = fields.warp(f, right), right
-    answers["the result is (displacement, moved): the image first"] = right, fields.warp(m, right)
-    return answers
-
-
-with torch.no_grad():
-    model, m, f = network_case((24, 32), 0)
-    result = model(m, f)
-    answer = checks.call(register, model.unet, model.velocity, m, f)
-    checks.agree(
-        answer,
-        (result.moved, result.displacement),
-        "register(unet, head, moving, fixed)",
-        variants(model, m, f),
-    )
-    model, m, f = network_case((21, 30), 1)
-    result = model(m, f)
-    answer = checks.call(register, model.unet, model.velocity, m, f)
-    checks.agree(
-        answer,
-        (result.moved, result.displacement),
-        "register(...) of images of 21 × 30, which 8 does not divide",
-    )
+# A VoxelMorph with known weights, and two images: of sizes that 8 divides, and of others.
+judges.forward(register, shape=(24, 32), seed=0)
+what = "register(...) of images of 21 × 30, which 8 does not divide"
+judges.forward(register, shape=(21, 30), seed=1, what=what)
 ### BEGIN HIDDEN TESTS
-with torch.no_grad():
-    for seed, shape in enumerate([(40, 16), (33, 17), (16, 24, 8), (11, 18, 13)]):
-        model, m, f = network_case(shape, seed + 5)
-        result = model(m, f)
-        answer = checks.call(register, model.unet, model.velocity, m, f)
-        checks.agree(
-            answer, (result.moved, result.displacement), f"register(...) of images {shape}"
-        )
+for seed, shape in enumerate([(40, 16), (33, 17), (16, 24, 8), (11, 18, 13)]):
+    judges.forward(register, shape, seed + 5, what=f"register(...) of images {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -532,63 +298,27 @@ def reach(network, channels, size):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "reach-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: reach-check
-from course_utils import networks
-from course_utils.grading import checks
+from course_utils.grading.judges import voxelmorph as judges
 
-
-def judge_reach(layers, channels, size, rows, mistakes, what):
-    network = checks.known_weights(nn.Sequential(*layers))
-    checks.agree(checks.call(reach, network, channels, size), rows, f"reach({what})", mistakes)
-
-
-wide = [
+wide = nn.Sequential(
     nn.Conv2d(2, 4, (7, 3), padding=(3, 1)),
     nn.LeakyReLU(0.2),
     nn.Conv2d(4, 2, (5, 3), padding=(2, 1)),
-]
-judge_reach(
-    wide,
-    2,
-    40,
-    11,
-    {
-        "these are columns (axis 1), not rows": 5,
-        "one less than there are: the first and the last both count": 10,
-        "that is the whole image: ask about one output voxel, not about their sum": 40,
-    },
-    "a 7 × 3 and a 5 × 3 kernel",
 )
-gaps = [nn.Conv2d(1, 3, 3, padding=4, dilation=4)]
-judge_reach(
-    gaps,
-    1,
-    30,
-    9,
-    {"rows in between that do not count are within the reach, too": 3},
-    "a dilated kernel",
-)
+judges.reach(reach, wide, channels=2, size=40, what="a 7 × 3 and a 5 × 3 kernel")
+gaps = nn.Conv2d(1, 3, 3, padding=4, dilation=4)
+judges.reach(reach, gaps, channels=1, size=30, what="a dilated kernel")
 ### BEGIN HIDDEN TESTS
-judge_reach(
-    [nn.Conv2d(3, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 2, 3, padding=1)],
-    3,
-    36,
-    8,
-    {},
-    "a strided network",
+from course_utils import networks
+
+strided = nn.Sequential(nn.Conv2d(3, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 2, 3, padding=1))
+judges.reach(reach, strided, channels=3, size=36, what="a strided network")
+flat = nn.Sequential(
+    nn.Conv2d(2, 2, (1, 9), padding=(0, 4)), nn.Conv2d(2, 5, (3, 1), padding=(1, 0))
 )
-judge_reach(
-    [nn.Conv2d(2, 2, (1, 9), padding=(0, 4)), nn.Conv2d(2, 5, (3, 1), padding=(1, 0))],
-    2,
-    31,
-    3,
-    {},
-    "flat kernels",
-)
+judges.reach(reach, flat, channels=2, size=31, what="flat kernels")
 unet = networks.UNet(2, 2, (4, 6, 6), first_stride=1)
-image = torch.rand(1, 2, 64, 64, requires_grad=True)
-checks.known_weights(unet)(image)[0, :, 32, 32].sum().backward()
-touched = [k for k in range(64) if bool((image.grad[0, :, k] != 0).any())]
-judge_reach([unet], 2, 64, touched[-1] - touched[0] + 1, {}, "a U-Net")
+judges.reach(reach, unet, channels=2, size=64, what="a U-Net")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -626,89 +356,13 @@ class Symmetric(nn.Module):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "symmetric-check", "grade": true, "solution": false, "locked": true, "points": 5}
 # check: symmetric-check
-from course_utils import fields, networks
-from course_utils.grading import checks
+from course_utils.grading.judges import voxelmorph as judges
 
-
-def symmetric_case(shape, seed):
-    model = checks.known_weights(
-        networks.VoxelMorph(len(shape), features=(4, 6), instance_norm=False), seed, scale=0.25
-    )
-    with torch.no_grad():
-        model.velocity.weight.mul_(2)
-        m, f = torch.rand(2, 2, 1, *shape, generator=torch.Generator().manual_seed(seed))
-        there, back = model(m, f), model(f, m)
-    v, w = there.velocity, back.velocity
-
-    def answer(velocity, displacement=None):
-        u = fields.integrate(velocity) if displacement is None else displacement
-        return [fields.warp(m, u), u, velocity]
-
-    return (
-        model,
-        m,
-        f,
-        answer((v - w) / 2),
-        {
-            "the two velocities are added: they point in opposite directions, so subtract": answer(
-                (v + w) / 2
-            ),
-            "the half is missing: two answers of one length, and the mean is meant": answer(v - w),
-            "that is the model's own answer, asked one way only": [
-                there.moved,
-                there.displacement,
-                there.velocity,
-            ],
-            "that is the flow of the model's own velocity, asked one way only": answer(v),
-            "the sign is the wrong way round: v(moving, fixed) counts positive": answer(
-                (w - v) / 2
-            ),
-            "the displacements are averaged; their mean is not the flow of the mean "
-            "velocity": answer((v - w) / 2, (there.displacement - back.displacement) / 2),
-            "the velocity is not integrated: its displacement is exp(w)": answer(
-                (v - w) / 2, (v - w) / 2
-            ),
-            "the displacement is still the model's own": answer((v - w) / 2, there.displacement),
-        },
-    )
-
-
-def judge_symmetric(shape, seed):
-    model, m, f, expected, mistakes = symmetric_case(shape, seed)
-    module = Symmetric(model)
-    count = sum(p.numel() for p in model.parameters())
-    checks.agree(
-        sum(p.numel() for p in checks.parameters(module, "Symmetric(model)")),
-        count,
-        "number of parameters of Symmetric(model)",
-        {
-            "the model's parameters are not found: keep the model in an attribute, after "
-            "super().__init__()": 0
-        },
-    )
-    with torch.no_grad():
-        result = checks.call(module, m, f)
-        assert isinstance(result, networks.Registration), (
-            f"it should return a Registration, and returns a {type(result).__name__}"
-        )
-        checks.agree(
-            [result.moved, result.displacement, result.velocity],
-            expected,
-            f"Symmetric(model)(moving, fixed) of images {shape}: [moved, displacement, velocity]",
-            mistakes,
-        )
-        exchanged = checks.call(module, f, m)
-        checks.agree(
-            exchanged.velocity,
-            -result.velocity,
-            "the velocity after exchanging the images, which should change its sign",
-        )
-
-
-judge_symmetric((16, 20), 0)
+# Around a VoxelMorph with known weights, on two images of this shape.
+judges.symmetric(Symmetric, shape=(16, 20), seed=0)
 ### BEGIN HIDDEN TESTS
-judge_symmetric((17, 23), 1)
-judge_symmetric((8, 12, 10), 2)
+judges.symmetric(Symmetric, shape=(17, 23), seed=1)
+judges.symmetric(Symmetric, shape=(8, 12, 10), seed=2)
 ### END HIDDEN TESTS
 
 # %% [markdown]

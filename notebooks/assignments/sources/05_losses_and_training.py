@@ -81,34 +81,12 @@ def ssd(moved, fixed):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "ssd-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: ssd-check
-from course_utils import losses
-from course_utils.grading import checks
+from course_utils.grading.judges import losses as judges
 
-checks.by_hand(ssd, {"ssd_loss"}, "it is one line")
-a, b = torch.rand(2, 2, 1, 9, 11, generator=torch.Generator().manual_seed(0))
-difference = a - b
-checks.agree(
-    checks.call(ssd, a, b),
-    difference.square().mean(),
-    "ssd(moved, fixed)",
-    {
-        "a sum in place of a mean: it grows with the size of the image": difference.square().sum(),
-        "a sum over each image and a mean over the batch: take the mean over all "
-        "voxels": difference.square().sum((1, 2, 3)).mean(),
-        "the difference is not squared": difference.abs().mean(),
-        "the difference is not squared: what is too dark here and too bright there "
-        "cancels": difference.mean(),
-        "the root makes it a distance; the loss is without": difference.square().mean().sqrt(),
-        "the mean is squared, not the difference": difference.mean().square(),
-        "one number for each image of the batch": difference.square().mean((1, 2, 3)),
-        "a plain number has no gradient: leave it a tensor": difference.square().mean().detach(),
-    },
-)
-checks.gradient(ssd, a, b, what="ssd")
+judges.ssd(ssd, shape=(2, 1, 9, 11), seed=0)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(1, 1, 5, 8), (3, 1, 4, 6, 5)]):
-    a, b = torch.rand(2, *shape, generator=torch.Generator().manual_seed(seed + 1))
-    checks.agree(checks.call(ssd, a, b), losses.ssd_loss(a, b), f"ssd of images {shape}")
+    judges.ssd(ssd, shape, seed + 1, what=f"ssd of images {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -150,69 +128,14 @@ def ncc(moved, fixed, window=9):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "ncc-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: ncc-check
-from course_utils import losses
-from course_utils.grading import checks
+from course_utils.grading.judges import losses as judges
 
-
-def correlation(a, b, window, inside=True, means=True):
-    """Local correlation with its sign; ``inside``: outer voxels do not count; ``means``: they are
-    subtracted."""
-
-    def box(x):
-        return F.avg_pool2d(x, window, 1, window // 2, count_include_pad=not inside)
-
-    a, b = a - a.mean(), b - b.mean()
-    ab, aa, bb = (box(x * y) - means * box(x) * box(y) for x, y in ((a, b), (a, a), (b, b)))
-    return ab / (aa.clamp(min=0) * bb.clamp(min=0) + 1e-8).sqrt()
-
-
-def texture(shape, seed):
-    """Two related images with an inverted contrast in a half of them."""
-    a, noise = torch.rand(2, *shape, generator=torch.Generator().manual_seed(seed))
-    sign = torch.where(torch.arange(shape[-1]) < shape[-1] // 2, 1.0, -0.7)
-    return a, 0.5 + 0.4 * sign * a + 0.2 * noise
-
-
-checks.by_hand(ncc, {"ncc_loss", "LocalNormalizedCrossCorrelationLoss"}, "the formula is above")
-a, b = texture((2, 1, 17, 20), 0)
-signed, half = correlation(a, b, 5), F.avg_pool2d
-checks.agree(
-    checks.call(ncc, a, b, 5),
-    losses.ncc_loss(a, b, 5),
-    "ncc(moved, fixed, window=5)",
-    {
-        "the correlation is not squared: inverted contrast counts against the match": 1
-        - signed.mean(),
-        "the correlation is not squared, only its sign is dropped": 1 - signed.abs().mean(),
-        "that is a similarity, higher for a better match; a loss is 1 minus "
-        "it": signed.square().mean(),
-        "1 is missing: the loss of a perfect match is 0": -signed.square().mean(),
-        "zeros outside of the image count: the border then correlates with everything "
-        "(count_include_pad=False)": (1 - correlation(a, b, 5, inside=False).square().mean()),
-        "the means over the window are not subtracted: a product of means is part of each term": (
-            1 - correlation(a, b, 5, means=False).square().mean()
-        ),
-        "the mean is squared, not the correlation": 1 - signed.mean().square(),
-        "the window is not used: 9 in place of 5": 1 - correlation(a, b, 9).square().mean(),
-        "one correlation for the whole image: NCC is local here": 1
-        - torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] ** 2,
-        "a sum in place of a mean": 1 - signed.square().sum(),
-    },
-    atol=1e-4,
-)
-checks.gradient(ncc, a, b, 5, what="ncc")
+judges.ncc(ncc, shape=(2, 1, 17, 20), window=5, seed=0)
 ### BEGIN HIDDEN TESTS
 for seed, (shape, window) in enumerate(
     [((1, 1, 23, 14), 9), ((2, 1, 11, 9, 12), 5), ((1, 1, 12, 15, 10), 7)]
 ):
-    a, b = texture(shape, seed + 3)
-    b[..., :4, :] = 0.25  # flat
-    checks.agree(
-        checks.call(ncc, a, b, window),
-        losses.ncc_loss(a, b, window),
-        f"ncc of images {shape}",
-        atol=1e-4,
-    )
+    judges.ncc(ncc, shape, window, seed + 3, flat=4, what=f"ncc of images {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -236,48 +159,13 @@ def diffusion(field):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "diffusion-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: diffusion-check
-from course_utils import losses
-from course_utils.grading import checks
+from course_utils.grading.judges import losses as judges
 
-checks.by_hand(
-    diffusion,
-    {"diffusion_loss", "DiffusionLoss", "BendingEnergyLoss"},
-    "differences, squares, means",
-)
-v = torch.randn(2, 2, 8, 13, generator=torch.Generator().manual_seed(0))
-first, second = v.diff(dim=2), v.diff(dim=3)
-checks.agree(
-    checks.call(diffusion, v),
-    losses.diffusion_loss(v),
-    "diffusion(field)",
-    {
-        "the axes are added: the mean over the axes is half of that": first.square().mean()
-        + second.square().mean(),
-        "a sum in place of a mean": first.square().sum() + second.square().sum(),
-        "a sum in place of a mean over the voxels": (first.square().sum() + second.square().sum())
-        / 2,
-        "the differences are not squared": (first.abs().mean() + second.abs().mean()) / 2,
-        "only the first axis is charged": first.square().mean(),
-        "only the last axis is charged": second.square().mean(),
-        "that charges the length of the vectors, not their differences": v.square().mean(),
-        "differences between components and images of the batch are none between neighbours: the "
-        "axes start at 2": (v.diff(dim=0).square().mean() + v.diff(dim=1).square().mean()) / 2,
-        "second differences are the bending energy's": (
-            first.diff(dim=2).square().mean() + second.diff(dim=3).square().mean()
-        )
-        / 2,
-        "central differences see nothing of a field that alternates: take neighbours": torch.stack(
-            [slope.square().mean() for slope in torch.gradient(v, dim=(2, 3))]
-        ).mean(),
-    },
-)
+judges.diffusion(diffusion, shape=(2, 2, 8, 13), seed=0)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(1, 2, 9, 6), (2, 3, 5, 8, 7)]):
-    v = torch.randn(shape, generator=torch.Generator().manual_seed(seed + 5)) + 3
-    checks.agree(
-        checks.call(diffusion, v), losses.diffusion_loss(v), f"diffusion of a field {shape}"
-    )
-checks.gradient(diffusion, v, what="diffusion")
+    what = f"diffusion of a field {shape}"
+    judges.diffusion(diffusion, shape, seed + 5, offset=3, what=what)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -309,55 +197,13 @@ def soft_dice(moved, fixed):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "soft-dice-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: soft-dice-check
-from course_utils import losses
-from course_utils.grading import checks
+from course_utils.grading.judges import losses as judges
 
-
-def memberships(shape, seed):
-    """Two of them; the last structure is in the first image of the batch only."""
-    a, b = torch.rand(2, *shape, generator=torch.Generator().manual_seed(seed)) ** 3
-    a[1:, -1] = b[1:, -1] = 0
-    a[:, 0] *= 0.3
-    return a, b
-
-
-checks.by_hand(
-    soft_dice, {"soft_dice_loss", "DiceLoss", "GeneralizedDiceLoss"}, "the formula is above"
-)
-a, b = memberships((2, 3, 6, 8), 0)
-both, sizes = (a * b).sum((2, 3)), (a * a + b * b).sum((2, 3))
-scores = 2 * both / sizes
-plain = 2 * both / (a + b).sum((2, 3))
-checks.agree(
-    checks.call(soft_dice, a, b),
-    losses.soft_dice_loss(a, b),
-    "soft_dice(moved, fixed)",
-    {
-        "a factor of 2 is missing: two equal images should cost 0": 1 - scores.nanmean() / 2,
-        "that is a score, higher for a better match; a loss is 1 minus it": scores.nanmean(),
-        "the memberships in the denominator are not squared": 1 - plain.nanmean(),
-        "a structure that neither image has counts as a miss: leave it out": 1
-        - scores.nan_to_num(0).mean(),
-        "a structure that neither image has counts as a full match: leave it out": 1
-        - scores.nan_to_num(1).mean(),
-        "a structure that neither image has is 0 / 0, and one nan spoils the mean: leave it out": 1
-        - scores.mean(),
-        "all structures are added up before the division: small ones then count for nothing": 1
-        - 2 * both.sum() / sizes.sum(),
-        "the batch is added up before the division": 1 - (2 * both.sum(0) / sizes.sum(0)).mean(),
-        "the sum over structures, not their mean": 1 - scores.nansum(),
-        "one number for each image of the batch": 1 - scores.nanmean(dim=1),
-    },
-)
+# The last structure is in the first image of the batch only.
+judges.soft_dice(soft_dice, shape=(2, 3, 6, 8), seed=0)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(3, 4, 7, 5), (2, 5, 4, 6, 3)]):
-    a, b = memberships(shape, seed + 2)
-    checks.agree(
-        checks.call(soft_dice, a, b),
-        losses.soft_dice_loss(a, b),
-        f"soft_dice of memberships {shape}",
-    )
-checks.gradient(soft_dice, a, b, what="soft_dice")
+    judges.soft_dice(soft_dice, shape, seed + 2, what=f"soft_dice of memberships {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -379,49 +225,13 @@ def learning_rate(step, steps, warmup, highest):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "schedule-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: schedule-check
-import math
+from course_utils.grading.judges import losses as judges
 
-from course_utils.grading import checks
-
-curve = [math.cos(math.pi * s / 40) for s in range(40)]
-rise = [min(1, (s + 1) / 10) for s in range(40)]
-checks.agree(
-    [checks.call(learning_rate, s, 40, 10, 2e-3) for s in range(40)],
-    [2e-3 * up * (1 + c) / 2 for up, c in zip(rise, curve, strict=True)],
-    "learning_rate(step, 40, warmup=10, highest=0.002) for every step",
-    {
-        "the first step has a rate of 0, and is lost: (step + 1) / warmup": [
-            2e-3 * min(1, s / 10) * (1 + c) / 2 for s, c in enumerate(curve)
-        ],
-        "the warm-up is missing": [2e-3 * (1 + c) / 2 for c in curve],
-        "the warm-up does not end: no more than 1": [
-            2e-3 * (s + 1) / 10 * (1 + c) / 2 for s, c in enumerate(curve)
-        ],
-        "the half is missing: 1 + cos starts at 2": [
-            2e-3 * up * (1 + c) for up, c in zip(rise, curve, strict=True)
-        ],
-        "a cosine alone becomes negative, and the training climbs": [
-            2e-3 * up * c for up, c in zip(rise, curve, strict=True)
-        ],
-        "a whole period of the cosine: the rate rises again": [
-            2e-3 * up * (1 + math.cos(2 * math.pi * s / 40)) / 2 for s, up in enumerate(rise)
-        ],
-        "no cosine: the rate stays at its highest": [2e-3 * up for up in rise],
-        "the cosine should begin with the first step, not after the warm-up": [
-            2e-3 * up * (1 + math.cos(math.pi * max(0, s - 10) / 30)) / 2
-            for s, up in enumerate(rise)
-        ],
-    },
-    atol=1e-9,
-)
+judges.schedule(learning_rate, steps=40, warmup=10, highest=2e-3)
 ### BEGIN HIDDEN TESTS
 for steps, warmup, highest in [(7, 1, 1.0), (100, 33, 4e-3), (12, 12, 0.5)]:
-    wanted = [
-        highest * min(s + 1, warmup) / warmup * math.cos(math.pi * s / steps / 2) ** 2
-        for s in range(steps)
-    ]
-    rates = [checks.call(learning_rate, s, steps, warmup, highest) for s in range(steps)]
-    checks.agree(rates, wanted, f"learning_rate with {steps} steps", atol=1e-9)
+    what = f"learning_rate with {steps} steps"
+    judges.schedule(learning_rate, steps, warmup, highest, what)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -448,78 +258,14 @@ def training_step(model, optimizer, moving, fixed, smoothness):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "step-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: step-check
-from course_utils import losses, networks
-from course_utils.grading import checks
+from course_utils.grading.judges import losses as judges
 
-
-def three_steps(step, shape, seed, smoothness):
-    """The losses of three steps, and the weights after them."""
-    model = checks.known_weights(
-        networks.VoxelMorph(len(shape), features=(3, 4), instance_norm=False), seed
-    )
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    images = torch.rand(3, 2, 2, 1, *shape, generator=torch.Generator().manual_seed(seed))
-    found = [step(model, optimizer, m, f, smoothness) for m, f in images]
-    return found, torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def variant(
-    clear=True,
-    step=True,
-    loss=lambda r, f, w: losses.ssd_loss(r.moved, f) + w * losses.diffusion_loss(r.velocity),
-):
-    def one(model, optimizer, m, f, smoothness):
-        value = loss(model(m, f), f, smoothness)
-        if clear:
-            optimizer.zero_grad()
-        value.backward()
-        if step:
-            optimizer.step()
-        return value.item()
-
-    return one
-
-
-def shares(r, f):
-    return losses.ssd_loss(r.moved, f), losses.diffusion_loss(r.velocity)
-
-
-case = (12, 16), 0, 0.3
-checks.agree(
-    checks.there(three_steps, training_step, *case),
-    three_steps(variant(), *case),
-    "(losses, weights) of three calls of training_step",
-    {
-        "the gradients of earlier steps are still there: zero_grad() before "
-        "backward()": three_steps(variant(clear=False), *case),
-        "the weights do not change: optimizer.step()": three_steps(variant(step=False), *case),
-        "the smoothness is not part of the loss": three_steps(
-            variant(loss=lambda r, f, w: shares(r, f)[0]), *case
-        ),
-        "the smoothness is not weighted": three_steps(
-            variant(loss=lambda r, f, w: sum(shares(r, f))), *case
-        ),
-        "the weight belongs to the smoothness, not to the similarity": three_steps(
-            variant(loss=lambda r, f, w: w * shares(r, f)[0] + shares(r, f)[1]), *case
-        ),
-        "the displacement is smoothed; the loss names the velocity": three_steps(
-            variant(
-                loss=lambda r, f, w: shares(r, f)[0] + w * losses.diffusion_loss(r.displacement)
-            ),
-            *case,
-        ),
-        "smoothness is rewarded: the sign of the second term": three_steps(
-            variant(loss=lambda r, f, w: shares(r, f)[0] - w * shares(r, f)[1]), *case
-        ),
-    },
-)
+# Three steps, with other images each, of a small VoxelMorph with known weights.
+judges.step(training_step, shape=(12, 16), seed=0, smoothness=0.3)
 ### BEGIN HIDDEN TESTS
-for case in [((8, 9, 6), 1, 0.7), ((15, 10), 2, 0.05)]:
-    checks.agree(
-        checks.there(three_steps, training_step, *case),
-        three_steps(variant(), *case),
-        f"three calls of training_step on {case[0]}",
-    )
+for shape, seed, smoothness in [((8, 9, 6), 1, 0.7), ((15, 10), 2, 0.05)]:
+    what = f"three calls of training_step on {shape}"
+    judges.step(training_step, shape, seed, smoothness, what)
 ### END HIDDEN TESTS
 
 # %% [markdown]

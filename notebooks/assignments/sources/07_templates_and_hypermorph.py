@@ -96,41 +96,16 @@ def average(images, displacements):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "average-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: average-check
-from course_utils import fields
-from course_utils.grading import checks
+from course_utils.grading.judges import templates as judges
 
 u = fields_of((18, 21), 4, seed=1)
 images = smooth(torch.rand(4, 1, 18, 21, generator=torch.Generator().manual_seed(1)), 3)
-moved, weight = fields.warp(images, u), fields.jacobian_determinant(u)
-unmoved = (weight * images).sum(0, keepdim=True) / weight.sum(0, keepdim=True)
-whole = torch.einsum("sc...,sd...->c...", moved, weight / weight.sum(0, keepdim=True))[None]
-checks.agree(
-    checks.call(average, images, u),
-    whole,
-    "average(images, displacements)",
-    {
-        "that is the plain mean: weigh each image by its determinant": moved.mean(0, keepdim=True),
-        "the images are not warped": unmoved,
-        "the sum of the weights is missing below": (weight * moved).sum(0, keepdim=True),
-        "it is divided by the number of people, not by the sum of the weights": (
-            weight * moved
-        ).mean(0, keepdim=True),
-        "the image is weighted before it is warped: the determinant belongs to the template's "
-        "voxels": fields.warp(images * weight, u).sum(0, keepdim=True)
-        / weight.sum(0, keepdim=True),
-        "divided by the determinant: where a person is squeezed they count more": (
-            moved / weight
-        ).sum(0, keepdim=True)
-        / (1 / weight).sum(0, keepdim=True),
-    },
-)
+judges.average(average, images, u)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(14, 12), (9, 8, 11)]):
     u = fields_of(shape, 3, seed=seed + 20)
     images = torch.rand(3, 2, *shape, generator=torch.Generator().manual_seed(seed))
-    weight = fields.jacobian_determinant(u)
-    wanted = (weight * fields.warp(images, u)).sum(0, keepdim=True) / weight.sum(0, keepdim=True)
-    checks.agree(checks.call(average, images, u), wanted, f"average of images {shape}")
+    judges.average(average, images, u, what=f"average of images {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -151,29 +126,13 @@ def centred(displacements):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "centred-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: centred-check
-from course_utils.grading import checks
+from course_utils.grading.judges import templates as judges
 
-u = fields_of((18, 21), 4, seed=2) + 1
-checks.agree(
-    checks.call(centred, u),
-    u - u.sum(0, keepdim=True) / 4,
-    "centred(displacements)",
-    {
-        "the mean of each person's own displacement was taken: the mean is over the people": u
-        - u.flatten(2).mean(2)[..., None, None],
-        "one number was taken from all: the mean is of each voxel and component": u - u.mean(),
-        "the mean over the components, too: each component has its own": u
-        - u.mean((0, 1), keepdim=True),
-        "the mean over the components: it is over the people": u - u.mean(1, keepdim=True),
-        "the first person became the middle": u - u[:1],
-        "the sum was taken away, not the mean": u - u.sum(0, keepdim=True),
-        "that is the common part itself": u.mean(0, keepdim=True).expand_as(u).clone(),
-    },
-)
+judges.centred(centred, fields_of((18, 21), 4, seed=2) + 1)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(14, 12), (9, 8, 11)]):
     u = fields_of(shape, 5, seed=seed + 30) + seed
-    checks.agree(checks.call(centred, u), u - u.mean(0), f"centred fields {shape}")
+    judges.centred(centred, u, what=f"centred fields {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -200,56 +159,16 @@ def stream(mean, count, displacements, cap):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "stream-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: stream-check
-from course_utils.grading import checks
+from course_utils.grading.judges import templates as judges
 
-
-def running(mean, count, u, cap):
-    """The new mean and count, from weights of the single displacements."""
-    seen = min(count + len(u), cap)
-    each = 1 / max(seen, len(u))
-    return mean * (1 - len(u) * each) + (u * each).sum(0), count + len(u)
-
-
+u, mean = fields_of((9, 11), 4, seed=3), fields_of((9, 11), 1, seed=4)[0]
 for count, cap in ((0, 10), (6, 10), (30, 10)):
-    u, mean = fields_of((9, 11), 4, seed=3), fields_of((9, 11), 1, seed=4)[0]
-    new, now = running(mean, count, u, cap)
-    half = min(count + 4, cap)
-    checks.agree(
-        checks.call(stream, mean, count, u, cap),
-        (new, now),
-        f"stream(mean, count={count}, 4 displacements, cap={cap})",
-        {
-            "the cap is of the count in the weight, not of the count that is returned": (
-                new,
-                min(now, cap),
-            ),
-            "the count is the old one": (new, count),
-            "the cap does nothing": running(mean, count, u, 10**9),
-            "the new people are not counted in the weight": (
-                mean + (u.mean(0) - mean) * min(1.0, 4 / max(1, min(count, cap))),
-                now,
-            ),
-            "the weight is 1 / seen: a batch of four is four people": (
-                mean + (u.mean(0) - mean) / half,
-                now,
-            ),
-            "the weights are exchanged": (u.mean(0) + (mean - u.mean(0)) * min(1.0, 4 / half), now),
-            "the batch's sum enters, not its mean": (
-                mean * (1 - 4 / half) + u.sum(0) * (4 / half),
-                now,
-            ),
-            "the old mean was replaced": (u.mean(0), now),
-        },
-    )
+    judges.stream(stream, mean, count, u, cap)
 ### BEGIN HIDDEN TESTS
 for seed, (shape, count, cap) in enumerate([((8, 7), 3, 100), ((6, 5, 7), 12, 4), ((6, 9), 0, 2)]):
     u, mean = fields_of(shape, 3, seed=seed + 40), fields_of(shape, 1, seed=seed + 50)[0]
-    wanted = running(mean, count, u, cap)
-    checks.agree(
-        checks.call(stream, mean, count, u, cap),
-        wanted,
-        f"stream of fields {shape}, count {count}, cap {cap}",
-    )
+    what = f"stream of fields {shape}, count {count}, cap {cap}"
+    judges.stream(stream, mean, count, u, cap, what)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -277,52 +196,13 @@ def winner(labels, values):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "winner-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: winner-check
-from course_utils.grading import checks
+from course_utils.grading.judges import templates as judges
 
-
-def votes(labels, values):
-    """Shares, and the winners by comparing them one after the other."""
-    shares = torch.cat(
-        [(labels == value).to(torch.float32).sum(0) / len(labels) for value in values]
-    )
-    best, value_of = shares[0].clone(), torch.full(labels.shape[1:], values[0])
-    for share, value in zip(shares[1:], values[1:], strict=True):
-        value_of[0][share > best] = value
-        best = torch.maximum(best, share)
-    return shares, value_of
-
-
-maps, values = labels_of((17, 19), 4, seed=5), [3, 0, 2, 1]
-shares, best = votes(maps, values)
-checks.agree(
-    checks.call(winner, maps, values),
-    (shares, best),
-    "winner(labels, [3, 0, 2, 1])",
-    {
-        "the winners are places in `values`: return the values themselves": (
-            shares,
-            shares.argmax(0)[None],
-        ),
-        "those are counts: a probability is a share": (shares * 4, best),
-        "the mean of label values is no label": (shares, maps.float().mean(0).round().long()),
-        "the probabilities are in the order of the values' size, not of `values`": (
-            votes(maps, [0, 1, 2, 3])[0],
-            best,
-        ),
-        "that is the largest value that anybody has": (shares, maps.amax(0)),
-        "that is the first person's map": (shares, maps[0]),
-        "at a tie the first in `values` wins": (shares, votes(maps, values[::-1])[1]),
-        "the probabilities of the winner alone: keep those of all values": (
-            shares.amax(0, keepdim=True),
-            best,
-        ),
-    },
-)
+judges.winner(winner, labels_of((17, 19), 4, seed=5), values=[3, 0, 2, 1])
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(12, 9), (7, 8, 6)]):
     maps = labels_of(shape, 5, seed=seed + 60) * 7
-    values = [7, 21, 0, 14]
-    checks.agree(checks.call(winner, maps, values), votes(maps, values), f"winner of maps {shape}")
+    judges.winner(winner, maps, [7, 21, 0, 14], what=f"winner of maps {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -360,54 +240,13 @@ def left_out(labels, values, vote):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "left-out-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: left-out-check
-from course_utils import metrics
-from course_utils.grading import checks
+from course_utils.grading.judges import templates as judges
 
-
-def majority(labels, values):
-    """The winning values (1, *spatial)."""
-    counts = torch.stack([(labels == value).sum(0) for value in values])
-    return torch.tensor(values)[counts.argmax(0)]
-
-
-def scores_of(maps, values, others):
-    """Mean Dice of each person, voted on by the people that ``others(person)`` names."""
-    return [
-        metrics.dice(majority(maps[others(n)], values)[None], maps[[n]], [v for v in values if v])
-        .nanmean()
-        .item()
-        for n in range(len(maps))
-    ]
-
-
-def but(n, people=5):
-    return [other for other in range(people) if other != n]
-
-
-maps, values = labels_of((17, 19), 5, seed=7), [0, 1, 2, 3]
-right = scores_of(maps, values, but)
-of_all = [
-    metrics.dice(majority(maps[but(n)], values)[None], maps[[n]], values).nanmean().item()
-    for n in range(len(maps))
-]
-checks.agree(
-    checks.call(left_out, maps, values, majority),
-    right,
-    "left_out(labels, values, vote)",
-    {
-        "the person votes too: leave them out": scores_of(maps, values, lambda n: list(range(5))),
-        "the background is not a structure: leave 0 out of the Dice": of_all,
-        "the person alone votes": [1.0] * 5,
-        "that is one number: each person has one": sum(right) / 5,
-        "only the next person votes": scores_of(maps, values, lambda n: [(n + 1) % 5]),
-        "the first of the others alone votes": scores_of(maps, values, lambda n: [0 if n else 1]),
-    },
-)
+judges.left_out(left_out, labels_of((17, 19), 5, seed=7), values=[0, 1, 2, 3])
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(12, 9), (7, 8, 6)]):
-    maps, values = labels_of(shape, 4, seed=seed + 70) * 5, [5, 0, 15, 10]
-    wanted = scores_of(maps, values, lambda n: but(n, 4))
-    checks.agree(checks.call(left_out, maps, values, majority), wanted, f"left_out of maps {shape}")
+    maps = labels_of(shape, 4, seed=seed + 70) * 5
+    judges.left_out(left_out, maps, [5, 0, 15, 10], what=f"left_out of maps {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -429,23 +268,13 @@ def weight_of(share):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "weight-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: weight-check
-from course_utils.grading import checks
+from course_utils.grading.judges import templates as judges
 
 for share in (0.0, 0.2, 0.75):
-    checks.agree(
-        checks.call(weight_of, share),
-        1 / (1 - share) - 1,
-        f"weight_of({share})",
-        {
-            "that is HyperMorph's lambda itself": share,
-            "that is the weight of the similarity": 1 - share,
-            "the ratio is the other way round": (1 - share) / max(share, 1e-9),
-            "divided by lambda + 1, not by 1 - lambda": share / (1 + share),
-        },
-    )
+    judges.weight_of(weight_of, share)
 ### BEGIN HIDDEN TESTS
 for share in (0.01, 0.5, 0.99):
-    checks.agree(checks.call(weight_of, share), 1 / (1 - share) - 1, f"weight_of({share})")
+    judges.weight_of(weight_of, share)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -472,56 +301,19 @@ def film(features, gamma, beta):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "film-check", "grade": true, "solution": false, "locked": true, "points": 4}
 # check: film-check
-from course_utils.grading import checks
+from course_utils.grading.judges import templates as judges
 
 generator = torch.Generator().manual_seed(8)
 x = 3 + 0.5 * torch.randn(2, 3, 9, 8, generator=generator)
 gamma, beta = torch.randn(2, 2, 3, generator=generator)
-
-
-def modulated(features, gamma, beta, scale=1.0, **options):
-    """FiLM, from PyTorch's instance norm."""
-    place = (..., *[None] * (features.ndim - 2))
-    return F.instance_norm(features, **options) * (scale + gamma[place]) + beta[place]
-
-
-over_batch = F.batch_norm(x, None, None, training=True)
-over_channels = F.layer_norm(x, x.shape[1:])
-place = (..., None, None)
-checks.agree(
-    checks.call(film, x, gamma, beta),
-    modulated(x, gamma, beta),
-    "film(features, gamma, beta)",
-    {
-        "the scale is 1 + gamma: a gamma of 0 changes nothing": modulated(x, gamma, beta, 0.0),
-        "the features are not normalised": x * (1 + gamma[place]) + beta[place],
-        "gamma and beta are exchanged": modulated(x, beta, gamma),
-        "each image is normalised by itself, not the whole batch": over_batch * (1 + gamma[place])
-        + beta[place],
-        "each channel is normalised by itself, not all of an image": over_channels
-        * (1 + gamma[place])
-        + beta[place],
-        "beta is missing": modulated(x, gamma, torch.zeros_like(beta)),
-        "shifted first and scaled after": (F.instance_norm(x) + beta[place]) * (1 + gamma[place]),
-        "the mean was taken away, the deviation is still there": (x - x.mean((2, 3), keepdim=True))
-        * (1 + gamma[place])
-        + beta[place],
-        "the first image's gamma and beta were given to all": modulated(x, gamma[:1], beta[:1]),
-    },
-    atol=1e-4,
-)
+judges.film(film, x, gamma, beta)
 ### BEGIN HIDDEN TESTS
 for seed, shape in enumerate([(7, 9), (5, 6, 4)]):
     generator = torch.Generator().manual_seed(seed + 80)
     x, gamma, beta = (
         torch.randn(*size, generator=generator) for size in ((3, 2, *shape), (3, 2), (3, 2))
     )
-    checks.agree(
-        checks.call(film, x, gamma, beta),
-        modulated(x, gamma, beta),
-        f"film of features {shape}",
-        atol=1e-4,
-    )
+    judges.film(film, x, gamma, beta, what=f"film of features {shape}")
 ### END HIDDEN TESTS
 
 # %% [markdown]
