@@ -179,6 +179,14 @@ FORGERS = {
         "import os, signal\nfor process in (1, os.getppid()):\n    try: os.kill(process, signal.SIGKILL)\n"
         "    except OSError: pass"
     ),
+    "asks the judges": """import os
+
+import course_utils.grading
+
+print("judges", os.listdir(os.path.join(os.path.dirname(course_utils.grading.__file__), "judges")))
+
+def negate(field):
+    from course_utils.grading.judges.warping import _along""",
     "reads memory of others": (
         "import os\nfound = []\nfor process in os.listdir('/proc'):\n"
         "    if process.isdigit() and int(process) != os.getpid():\n"

@@ -61,6 +61,7 @@ def test_calls_that_reach_further_are_refused(report, graded):
     assert told["new namespaces"] == "unshare -1\n"
     assert "memfd [Errno" in told["memory without a process"]
     assert told["reads memory of others"] == "read 0\n"
+    assert told["asks the judges"] == "judges []\n"
 
 
 def test_messages_teach_as_in_a_notebook(graded):

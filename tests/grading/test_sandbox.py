@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from course_utils.grading.sandbox import HOME, OUT_OF_MEMORY, Sandbox, denied, own_environment, python_folders
+from course_utils.grading.sandbox import HOME, OUT_OF_MEMORY, PACKAGE, Sandbox, denied, own_environment, python_folders
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +46,15 @@ def test_the_exit_code_is_the_command_s(run):
 def test_it_has_a_home_of_its_own_and_no_rights(run):
     done = run("import os; open('mine', 'w').write('x'); print(os.environ['HOME'] == os.getcwd(), os.getuid() != 0)")
     assert done.stdout == "True True\n"
+
+
+def test_a_folder_can_be_hidden_and_stays_so(run):
+    hidden = f"{PACKAGE}/grading"
+    code = f"import ctypes, os\nfolder = {hidden!r}\nctypes.CDLL(None).umount2(folder.encode(), 2)\n"
+    code += "print(os.listdir(folder), len(os.listdir(folder + '/..')) > 10)\nopen(folder + '/here', 'w')"
+    done = run(code, hidden=(hidden,))
+    if run.isolated:
+        assert done.stdout == "[] True\n" and "Error" in done.stderr
 
 
 def test_memory_is_limited_for_one_process_and_for_all_together(run):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils import losses, networks
+from course_utils import losses
 from course_utils.grading import checks
 from course_utils.grading.trials import three_steps
 
