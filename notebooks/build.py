@@ -64,9 +64,11 @@ from course_utils.session import start
 session = start()
 print(session)"""
 
-COLAB_BADGE = (
+BADGES = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-    "(https://colab.research.google.com/github/{slug}/blob/main/notebooks/{name}.ipynb)"
+    "(https://colab.research.google.com/github/{slug}/blob/main/notebooks/{name}.ipynb) "
+    "[![Open in Binder](https://mybinder.org/badge_logo.svg)]"
+    "(https://mybinder.org/v2/gh/{slug}/main?urlpath=lab/tree/notebooks/{name}.ipynb)"
 )
 
 STUDENTS_README = """\
@@ -279,8 +281,8 @@ def _first_cell_problems(cell: NotebookNode, address: str, name: str) -> Iterato
         yield "the first cell is not Markdown with the title"
     if not re.search(r"^\|\s*minutes\s*\|\s*[\d.<]+\s*\|\s*[\d.<]+\s*\|", cell.source, re.MULTILINE):
         yield "the first cell has no table row '| minutes | CPU | GPU |' with two numbers"
-    if COLAB_BADGE.format(slug=repository_slug(address), name=name) not in cell.source:
-        yield "the first cell's Colab badge does not lead to this notebook at the repository's address"
+    if BADGES.format(slug=repository_slug(address), name=name) not in cell.source:
+        yield "the first cell's badges of Colab and Binder do not lead to this notebook at the repository's address"
 
 
 def _notebook_problems(source: Path, notebook: NotebookNode) -> Iterator[str]:

@@ -18,7 +18,7 @@
 # |---|---|---|
 # | minutes | 3 | 20 |
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/10_one_pair.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/10_one_pair.ipynb) [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/registration-course/main?urlpath=lab/tree/notebooks/10_one_pair.ipynb)
 
 # %%
 # The same in every notebook: install the course where it is missing (Colab), begin the session.

@@ -14,7 +14,7 @@
 # |---|---|---|
 # | minutes | 4 | 4 |
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/16_several_contrasts.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/16_several_contrasts.ipynb) [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/registration-course/main?urlpath=lab/tree/notebooks/16_several_contrasts.ipynb)
 
 # %%
 # The same in every notebook: install the course where it is missing (Colab), begin the session.

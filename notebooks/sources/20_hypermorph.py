@@ -13,7 +13,7 @@
 # |---|---|---|
 # | minutes | 4 | 3 |
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/20_hypermorph.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/20_hypermorph.ipynb) [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/registration-course/main?urlpath=lab/tree/notebooks/20_hypermorph.ipynb)
 
 # %%
 # The same in every notebook: install the course where it is missing (Colab), begin the session.

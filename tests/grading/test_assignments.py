@@ -458,7 +458,7 @@ def test_a_stale_student_s_notebook_is_seen(tmp_path):
     for old, new, found in [
         ("A displacement jumps", "A displacement runs", "not the source's"),
         ("| minutes | 70 |", "| minutes | long |", "minutes"),
-        ("blob/main/notebooks/assignments", "blob/main/notebooks", "Colab badge"),
+        ("blob/main/notebooks/assignments", "blob/main/notebooks", "badges of Colab and Binder"),
         ("session = start()", "session = start(1)", "setup cell"),
     ]:
         assert old in before

@@ -67,9 +67,9 @@ def test_pages_that_make_a_cohort_in_one_folder_make_the_same():
 
 def make_source(root, name="00_first", following="01_next", body="print('hello')"):
     address = build.repository_address(root)
-    badge = build.COLAB_BADGE.format(slug=build.repository_slug(address), name=name)
+    badges = build.BADGES.format(slug=build.repository_slug(address), name=name)
     cells = [
-        ("markdown", f"# First\n\nA promise.\n\n| | CPU | GPU |\n|---|---|---|\n| minutes | 1 | 0.5 |\n\n{badge}"),
+        ("markdown", f"# First\n\nA promise.\n\n| | CPU | GPU |\n|---|---|---|\n| minutes | 1 | 0.5 |\n\n{badges}"),
         ("code", build.SETUP_CELL.format(address=address)),
         ("code", body),
         ("markdown", f"Next: [more]({following}.ipynb)"),
@@ -126,8 +126,9 @@ def edit(source, old, new):
         ("# # First", "# First", "title"),
         ("# | minutes | 1 | 0.5 |\n", "", "minutes"),
         ("| 1 | 0.5 |", "| soon | 0.5 |", "minutes"),
-        ("00_first.ipynb)", "07_other.ipynb)", "Colab badge"),
-        ("blob/main", "blob/draft", "Colab badge"),
+        ("00_first.ipynb)", "07_other.ipynb)", "badges of Colab and Binder"),
+        ("blob/main", "blob/draft", "badges of Colab"),
+        ("/main?urlpath", "/draft?urlpath", "badges of Colab and Binder"),
         ("session = start()", "session = start(1)", "setup cell"),
         ("01_next.ipynb", "02_other.ipynb", "next notebook"),
         ("print('hello')", "\n".join(["x = 1"] * 26), "26 lines"),

@@ -10,7 +10,7 @@
 # |---|---|---|
 # | minutes | 90 | 90 |
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/05_losses_and_training.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/05_losses_and_training.ipynb) [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/registration-course/main?urlpath=lab/tree/notebooks/assignments/05_losses_and_training.ipynb)
 #
 # **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
 # of the cell, which names the exercise. The cell below each exercise checks it; it is folded in JupyterLab, and a click on

@@ -9,7 +9,7 @@
 # |---|---|---|
 # | minutes | 70 | 70 |
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/07_templates_and_hypermorph.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/registration-course/blob/main/notebooks/assignments/07_templates_and_hypermorph.ipynb) [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/registration-course/main?urlpath=lab/tree/notebooks/assignments/07_templates_and_hypermorph.ipynb)
 #
 # **How it works.** Write your code in place of `raise NotImplementedError("your code here")` and keep the first line
 # of the cell, which names the exercise. The cell below each exercise checks it; it is folded in JupyterLab, and a click on
