@@ -52,9 +52,10 @@ class Limits:
 
 
 LIMITS = Limits()
+"""Those of a submission for which nobody says others."""
+
 JUDGES = str(PACKAGE / "grading" / "judges")
 """What knows the right answers; a student's process does not see it."""
-"""Those of a submission for which nobody says others."""
 
 ENDED = (PASSED, FAILED)
 """Outcomes of an exercise whose cell and check came to their end."""

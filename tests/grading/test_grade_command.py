@@ -113,7 +113,7 @@ def test_sigterm_leaves_no_process_no_scratch_and_no_half_table(course, workers,
         command = course.command("--workers", workers, "--cell-timeout", 100)
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + 120
-        while not any("ipykernel" in told or "grading.kernel" in told for told in of_grading(scratch)):
+        while not any("grading.judge" in told for told in of_grading(scratch)):
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)

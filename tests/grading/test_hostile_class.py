@@ -106,7 +106,7 @@ HOSTILE = {
 LOOKS_FOR_TESTS = f"""
 import gc, os, pathlib
 hidden, of_course = ', ple'.join(['a float', 'ase']), ['# ' + kind + ': root' for kind in ('check', 'exercise')]
-seen = [s for o in gc.get_objects() for s in gc.get_referents(o) if isinstance(s, str) and len(s) > 30 and hidden in s]
+seen = [s for o in gc.get_objects() for s in gc.get_referents(o) if type(s) is str and len(s) > 30 and hidden in s]
 texts = []
 for top in ('/tmp', '/home', '.', {str(ROOT)!r}):
     for folder, inner, files in os.walk(top):
@@ -252,7 +252,6 @@ STOPPED = {
     "deaf to interrupts": "time limit",
     "memory": "memory limit",
     "memory in the check": "memory limit",
-    "memory in the check, every error caught": "memory limit",
     "shared memory": "memory limit",
     "os._exit": "kernel died",
     "kills itself": "kernel died",
