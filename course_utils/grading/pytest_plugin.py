@@ -1,9 +1,9 @@
-"""A plugin of pytest, beside nbval's: the kernel is in a sandbox, and verdicts go where it cannot reach.
+"""A plugin of pytest, beside nbval's: judge and student are in sandboxes, and verdicts go where they cannot reach.
 
 `pytest -p nbval.plugin -p course_utils.grading.pytest_plugin NOTEBOOK` runs in a process of its own, outside the
-sandbox. The notebook's file is deleted as soon as it has been read, before the kernel starts. What each cell came to
-is written, a line of JSON for each cell, to the pipe `GRADING_PIPE`, which no kernel inherits. A kernel that dies, or
-takes too long for a cell, ends the run; `course_utils.grading.run` decides what happens then.
+sandboxes. The notebook's file is deleted as soon as it has been read, before anything of the student's starts. What
+each cell came to is written, a line of JSON for each cell, to the pipe `GRADING_PIPE`, which nothing inherits. A
+process that ends, or takes too long for a cell, ends the run; `course_utils.grading.run` decides what happens then.
 """
 
 import contextlib
@@ -11,17 +11,17 @@ import json
 import math
 import os
 import resource
+import socket
 import subprocess
-import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from queue import Empty
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 # ruff: noqa: E402
-# jsonschema would build a grammar of addresses, which takes a second, and which no notebook needs.
-sys.modules.setdefault("rfc3987_syntax", cast(ModuleType, None))
+from course_utils.grading.lean import spare_seconds
+
+spare_seconds()
 
 import nbval.plugin
 import pytest
@@ -40,6 +40,9 @@ OWN_MEMORY = 2 << 30
 NEARLY = 0.95
 """Of the memory that a submission may take: with less left, what the next cell comes to says nothing of that cell."""
 
+SECONDS_TO_END = 2
+"""How long the launcher of a sandbox takes to end after what runs in it."""
+
 TEXT, PICTURE, PICTURES = 20_000, 2_000_000, 6
 """What is kept of a cell's output: characters, bytes of base64 of a picture, pictures."""
 
@@ -48,24 +51,43 @@ class KernelEnded(Exception):
     """The kernel is gone, or has to go."""
 
 
-class _Sandboxed(KernelSpecManager):
-    """The one kernel there is: its command, in a sandbox, is given from outside."""
+class _Judge(KernelSpecManager):
+    """The one kernel there is: its command, in a sandbox, is given from outside.
+
+    Args:
+        number: of the socket to the student's process.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self._number = number
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        return KernelSpec(argv=json.loads(os.environ["GRADING_KERNEL"]), display_name="graded", language="python")
+        command = [*json.loads(os.environ["GRADING_JUDGE"]), str(self._number), "-f", "{connection_file}"]
+        return KernelSpec(argv=command, display_name="judge", language="python")
 
 
 class SandboxedKernel(RunningKernel):
-    """nbval's kernel, in a sandbox: it is reached by sockets in a folder, as it has no network."""
+    """nbval's kernel, in a sandbox, and the student's process in another, with a socket between the two.
+
+    The kernel is reached by sockets in a folder, as it has no network.
+    """
 
     def __init__(self, kernel_name: str, cwd: str | None = None, startup_timeout: float = 60):
+        of_judge, of_student = socket.socketpair()
         self.km = KernelManager(
-            kernel_spec_manager=_Sandboxed(),
+            kernel_spec_manager=_Judge(of_judge.fileno()),
             transport="ipc",
             connection_file=os.environ["GRADING_CONNECTION"],
         )
         self.status = "ok"
-        self.km.start_kernel(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        nothing = subprocess.DEVNULL
+        with of_judge, of_student:
+            command = [*json.loads(os.environ["GRADING_STUDENT"]), str(of_student.fileno())]
+            self.student = subprocess.Popen(
+                command, pass_fds=[of_student.fileno()], stdin=nothing, stdout=nothing, stderr=nothing
+            )
+            self.km.start_kernel(pass_fds=[of_judge.fileno()], stdin=nothing, stdout=nothing, stderr=nothing)
         self.kc = self.km.client()
         self.kc.start_channels()
         self.kc.wait_for_ready(timeout=startup_timeout)
@@ -77,7 +99,7 @@ class SandboxedKernel(RunningKernel):
             try:
                 return super().get_message(stream, timeout=0.2)
             except Empty:
-                if not self.km.is_alive():
+                if not self.km.is_alive() or self.student.poll() is not None:
                     raise KernelEnded(self._cause()) from None
                 if time.monotonic() > end:
                     raise KernelEnded(TIME_LIMIT) from None
@@ -91,23 +113,29 @@ class SandboxedKernel(RunningKernel):
                 return
 
     def _cause(self) -> str:
-        process = self._process()
-        return MEMORY_LIMIT if process is not None and process.poll() == OUT_OF_MEMORY else KERNEL_DIED
+        """Of the end of the student's process, which the judge's follows, or the other way round."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.student.wait(SECONDS_TO_END)
+        judge = getattr(self.km.provisioner, "process", None)
+        codes = [self.student.poll(), None if judge is None else judge.poll()]
+        return MEMORY_LIMIT if OUT_OF_MEMORY in codes else KERNEL_DIED
 
     def keeps_nearly_all_memory(self) -> bool:
-        """Whether a process inside has nearly reached its limit; not known where the system does not tell."""
+        """Whether a process of the student's has nearly reached its limit; not known where the system does not tell."""
         import psutil
 
-        process = self._process()
         with contextlib.suppress(psutil.Error):  # it has ended, which is noticed otherwise
-            inside = [] if process is None else psutil.Process(process.pid).children(recursive=True)
+            inside = psutil.Process(self.student.pid).children(recursive=True)
             limit = NEARLY * int(os.environ["GRADING_MEMORY"])
             # What the limit counts (RLIMIT_DATA): also memory that was asked for and never written to.
             return any(getattr(one.memory_info(), "data", 0) > limit for one in inside)
         return False
 
-    def _process(self) -> "subprocess.Popen[bytes] | None":
-        return getattr(self.km.provisioner, "process", None)
+    def stop(self) -> None:
+        """End both."""
+        super().stop()
+        self.student.kill()
+        self.student.wait()
 
 
 vars(nbval.plugin)["RunningKernel"] = SandboxedKernel

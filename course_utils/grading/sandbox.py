@@ -2,6 +2,7 @@
 
 On Linux the command gets namespaces of its own: it sees only the folders that it is shown, all but one read-only, no
 process but its own, and no network; what it writes elsewhere goes to a small file system in memory and ends with it.
+Calls of the system that could reach further are forbidden (`course_utils.grading.syscalls`).
 Limits on memory, processes, file size and processor time hold on every system, and root's command runs as an ordinary
 user. Where the system denies the namespaces, `denied` says so; nothing is claimed that was not tried.
 
@@ -23,6 +24,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from course_utils.grading.syscalls import forbid_calls
 
 if TYPE_CHECKING:
     import psutil
@@ -61,8 +64,10 @@ class Sandbox:
     """What a command may see and use.
 
     Attributes:
-        scratch: the one folder that it shares with the outside and may write to; the same path inside.
+        scratch: the one folder that it shares with the outside; the same path inside.
+        writable: it may write there, as much as there is room on that disk; else it writes in memory only.
         shown: files and folders that it may read, at the same paths.
+        hidden: folders in those shown that it sees empty.
         environment: its whole environment, but for what names its home.
         memory: bytes of all its processes together.
         processes: how many processes and threads it may have at a time.
@@ -81,6 +86,8 @@ class Sandbox:
     seconds: int = 600
     cpu: int | None = None
     isolated: bool = True
+    writable: bool = True
+    hidden: tuple[str, ...] = ()
 
     def command(self, command: Sequence[str]) -> list[str]:
         """`command`, to be started in this sandbox."""
@@ -146,6 +153,8 @@ def _first_process(sandbox: Sandbox, command: Sequence[str], user: int, group: i
             os.chdir(home)
             _give_up_rights(user, group)
             _limit(sandbox)
+            with contextlib.nullcontext() if sandbox.isolated else contextlib.suppress(OSError):
+                forbid_calls()
             names = {"HOME": home, "TMPDIR": home, "PWD": home, "USER": "student", "LOGNAME": "student"}
             os.execvpe(command[0], list(command), sandbox.environment | names)
         while True:
@@ -205,13 +214,15 @@ def _enter(sandbox: Sandbox) -> str:
     # An outer folder before those in it: the inner would vanish beneath the outer.
     for path in sorted(sandbox.shown, key=len):
         _show(path, root)
+    for path in filter(os.path.isdir, sandbox.hidden):
+        _mount("tmpfs", root + path, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=555")
     for name in DEVICES:
         _show(f"/dev/{name}", root, read_only=False)
     os.symlink("/proc/self/fd", f"{root}/dev/fd")
     for path, mode in {"/dev/shm": 0o1777, "/tmp": 0o1777, HOME: 0o700, "/proc": 0o555}.items():
         os.makedirs(root + path, exist_ok=True)
         os.chmod(root + path, mode)
-    _show(sandbox.scratch, root, read_only=False)
+    _show(sandbox.scratch, root, read_only=not sandbox.writable)
     _mount("proc", f"{root}/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
     os.chdir(root)
     _call("pivot_root", b".", b".")  # the old root now lies on top of the new one: take it away
