@@ -31,11 +31,11 @@ from torch.utils.data import Dataset
 from traitlets.config import Config
 
 from course_utils.grading.layers import built
-from course_utils.grading.lean import spare_seconds
 from course_utils.grading.link import Broken, Message, Peer
 from course_utils.grading.plain import NotPlain, pack, unpack
 from course_utils.grading.sandbox import OUT_OF_MEMORY
 from course_utils.grading.standins import TEXT, student_error
+from course_utils.lean import spare_seconds
 
 OUTPUT = 100_000
 """Characters that a cell may write to each of its two streams; the rest is dropped."""

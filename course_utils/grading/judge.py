@@ -18,9 +18,9 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.display import display
 
-from course_utils.grading.lean import spare_seconds
 from course_utils.grading.pages import NAME
 from course_utils.grading.standins import Student
+from course_utils.lean import spare_seconds
 
 
 class Guest(Student):

@@ -19,7 +19,7 @@ from queue import Empty
 from typing import Any
 
 # ruff: noqa: E402
-from course_utils.grading.lean import spare_seconds
+from course_utils.lean import spare_seconds
 
 spare_seconds()
 

@@ -19,7 +19,7 @@ HONEST |= {f"right, {name}": cell for name, cell in RIGHT.items() if name not in
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     source = tmp_path_factory.mktemp("sources") / "01_fields.py"
-    source.write_text(SOURCE)
+    source.write_text(SOURCE, encoding="utf-8")
     assignment = Assignment("01_fields", read_assignment(source))
     notebooks = {
         f"forger, {name}": handed_in(assignment, **{IN_PLACE_OF.get(name, "negate"): cell})

@@ -187,7 +187,7 @@ def test_layers_are_built_again(module):
 def student_of(cells, folder):
     """A student's process with these cells."""
     page = folder / "cells.json"
-    page.write_text(json.dumps(cells))
+    page.write_text(json.dumps(cells), encoding="utf-8")
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", "course_utils.grading.answering", str(page), str(theirs.fileno())]
