@@ -157,7 +157,7 @@ def test_the_package_imports_only_what_it_declares():
 
 def test_the_package_is_imported_without_any_extra():
     """All of it but what has an extra of its own: grading (tests/grading/test_wall.py), and the page's server."""
-    own = ("grading", "serving.access", "serving.server", "serving.web")
+    own = ("grading", "serving.access", "serving.notebook", "serving.server", "serving.web")
     needed = {Requirement(text).name for text in PROJECT["dependencies"]}
     extras = sorted({Requirement(text).name for text in chain(*EXTRAS.values())} - needed)
     blocked = f"import sys; sys.modules.update(dict.fromkeys({extras}))\n"

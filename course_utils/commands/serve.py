@@ -38,6 +38,14 @@ def serve(
     keep: Annotated[float, typer.Option(help="Minutes after which results are deleted.", min=0.1)] = (
         USUAL.keep_seconds / 60
     ),
+    frame: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A site whose pages may show this one in a frame, such as http://localhost:8888, where JupyterLab is; "
+            "may be given several times.",
+            show_default="none",
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Open a page for the browser that registers two scans, until Ctrl-C.
@@ -68,6 +76,7 @@ def serve(
             models=model or (),
             limits=limits,
             device=device_of(device),
+            frames=frame or (),
             ready=lambda address: typer.echo(f"the page is at {address} (Ctrl-C ends it)"),
         )
     except KeyboardInterrupt:

@@ -1,8 +1,10 @@
 """Who may ask this server, and what every answer says to the browser that reads it."""
 
 import ipaddress
+import re
 import secrets
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,18 +13,23 @@ from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from course_utils.errors import CourseError
 from course_utils.serving.refusal import Refusal
 
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors "
+)
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""The page is its own: no script, style or frame of anybody else's, and no copy of a scan in a cache."""
+"""The page is its own: no script or style of anybody else's, in no frame but an allowed one, no scan in a cache."""
+SITE = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:([0-9]{1,5}|\*))?", re.IGNORECASE)
+"""A site as a policy names it: no path, and `*` for any port."""
 UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
 COOKIE = "course_utils_token"
 
@@ -35,19 +42,35 @@ class Access:
         names: Names of hosts that the server may be asked for, lower case, beside addresses that are numbers.
         numbers: Whether any address may be asked for, or only this machine's own loopback ones.
         token: What a request must know; None where the server is bound to the loopback address.
+        frames: Sites whose pages may show this one in a frame, such as `http://localhost:8888`.
     """
 
     names: frozenset[str]
     numbers: bool
     token: str | None
+    frames: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, host: str, *, loopback: bool) -> "Access":
-        """That of a server bound to `host`: with a random token unless only this machine can reach it."""
+    def of(cls, host: str, *, loopback: bool, frames: Iterable[str] = ()) -> "Access":
+        """That of a server bound to `host`: with a random token unless only this machine can reach it.
+
+        Raises:
+            CourseError: what may show the page is no site.
+        """
+        frames = tuple(frames)
+        for site in frames:
+            if not SITE.fullmatch(site):
+                raise CourseError(f"'{site}' is no site: name it like http://localhost:8888, without a path")
         if loopback:
-            return cls(frozenset({"localhost"}), numbers=False, token=None)
+            return cls(frozenset({"localhost"}), numbers=False, token=None, frames=frames)
         own = {"localhost", host, socket.gethostname(), socket.getfqdn()}
-        return cls(frozenset(name.lower() for name in own), numbers=True, token=secrets.token_urlsafe(24))
+        return cls(
+            frozenset(name.lower() for name in own), numbers=True, token=secrets.token_urlsafe(24), frames=frames
+        )
+
+    def headers(self) -> dict[str, str]:
+        """What every answer says to the browser."""
+        return HEADERS | {"Content-Security-Policy": POLICY + (" ".join(self.frames) or "'none'")}
 
     def check(self, method: str, headers: Headers, query: str) -> bool:
         """Refuse what must not be answered.
@@ -90,7 +113,7 @@ class Access:
 
 
 class Guard:
-    """The application behind `Access`, with `HEADERS` on every answer.
+    """The application behind `Access`, with its headers on every answer.
 
     Args:
         app: What answers.
@@ -109,7 +132,7 @@ class Guard:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self._access.headers().items():
                     headers[name] = value
                 if remember:
                     headers.append("Set-Cookie", f"{COOKIE}={self._access.token}; Path=/; HttpOnly; SameSite=Strict")

@@ -1,8 +1,9 @@
 """From an address to a server that answers there."""
 
+import contextlib
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 import uvicorn
@@ -22,9 +23,35 @@ def serve(
     models: Iterable[Path] = (),
     limits: Limits | None = None,
     device: str = "cpu",
+    frames: Iterable[str] = (),
     ready: Callable[[str], None],
 ) -> None:
     """Answer requests until a signal ends the server; then delete everything.
+
+    Args:
+        ready: Called with the address of the page, with the token if there is one, before the first answer.
+        host, port, models, limits, device, frames: See `prepared`.
+
+    Raises:
+        CourseError: See `prepared`.
+        KeyboardInterrupt: Ctrl-C ended it.
+    """
+    with prepared(host, port, models=models, limits=limits, device=device, frames=frames) as (address, server, sockets):
+        ready(address)
+        server.run(sockets=sockets)
+
+
+@contextlib.contextmanager
+def prepared(
+    host: str,
+    port: int,
+    *,
+    models: Iterable[Path] = (),
+    limits: Limits | None = None,
+    device: str = "cpu",
+    frames: Iterable[str] = (),
+) -> Generator[tuple[str, uvicorn.Server, list[socket.socket]]]:
+    """The address of the page, a server that has not begun, and what it listens on; in the end all is deleted.
 
     Args:
         host: Name or address to listen on; other machines reach all but a loopback one.
@@ -32,22 +59,20 @@ def serve(
         models: Checkpoints to offer beside the networks that ship.
         limits: What a registration may take.
         device: Where registrations are computed.
-        ready: Called with the address of the page, with the token if there is one, before the first answer.
+        frames: Sites whose pages may show this one in a frame.
 
     Raises:
-        CourseError: the address cannot be listened on, or a model cannot be used.
-        KeyboardInterrupt: Ctrl-C ended it.
+        CourseError: the address cannot be listened on, a model cannot be used, or a site is none.
     """
     networks = offered(models)
     with listening(host, port) as listener:
         number, port = listener.getsockname()[:2]
-        access = Access.of(host, loopback=ipaddress.ip_address(number.partition("%")[0]).is_loopback)
+        loopback = ipaddress.ip_address(number.partition("%")[0]).is_loopback
+        access = Access.of(host, loopback=loopback, frames=frames)
         jobs = Jobs(limits or Limits())
         try:
-            app = make_app(jobs, networks, access, device)
-            ready(address(host, port, access))
             config = uvicorn.Config(
-                app,
+                make_app(jobs, networks, access, device),
                 log_level="warning",
                 access_log=False,
                 server_header=False,
@@ -55,7 +80,7 @@ def serve(
                 ws="none",
                 timeout_graceful_shutdown=1,
             )
-            uvicorn.Server(config).run(sockets=[listener])
+            yield address(host, port, access), uvicorn.Server(config), [listener]
         finally:
             jobs.close()
 

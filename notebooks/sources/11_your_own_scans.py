@@ -629,6 +629,16 @@ for name in ways:
 # antsApplyTransforms -d 3 -i B_seg.nii.gz -r A.nii.gz -t warp.nii.gz -n GenericLabel -o B_seg_on_A.nii.gz
 # ```
 #
+# `python -m course_utils serve` opens a page in the browser that does the same with two files that you drop into it. In a JupyterLab on
+# your own machine it also fits into a cell, with `pip install starlette uvicorn python-multipart`:
+#
+# ```python
+# from course_utils.serving.notebook import PageInCell
+#
+# page = PageInCell()
+# page                # drop two scans; page.close() deletes everything
+# ```
+#
 # - Scans of different contrast need `--affine-similarity mi`. The deformation uses local correlation, which forgives much of it.
 # - A network works at the spacing that it was trained on. It cannot do what it has never seen: another organ, another contrast, a skull.
 # - `--layout learn2reg` writes the challenge's layout instead.

@@ -15,6 +15,7 @@
     python -m tests.benchmarks ages        does a template that depends on age show age, and what makes it?
     python -m tests.benchmarks certainty   is a spread more than its prior, and does it know where the field is wrong?
     python -m tests.benchmarks waiting     does training wait for its data, where no memory holds the cohort?
+    python -m tests.benchmarks soak        does the page for a pair last?
     python -m tests.benchmarks gpu         what a GPU adds
 
 All networks see the same pairs, batch, loss and optimiser. Machines are noisy, so every network is measured several
@@ -68,6 +69,7 @@ from tests.benchmarks.directions import directions
 from tests.benchmarks.folding import folding
 from tests.benchmarks.gpu import gpu
 from tests.benchmarks.smoothness import smoothness
+from tests.benchmarks.soak import soak
 from tests.benchmarks.templates import templates
 from tests.benchmarks.waiting import waiting
 
@@ -81,6 +83,7 @@ app.command()(contrasts)
 app.command()(smoothness)
 app.command()(templates)
 app.command()(waiting)
+app.command()(soak)
 app.command()(ages)
 app.command()(certainty)
 
