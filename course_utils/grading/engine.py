@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from course_utils.errors import CourseError
 from course_utils.files import replacing
 from course_utils.grading.assignments import Assignment
+from course_utils.grading.forkserver import ForkServer
 from course_utils.grading.grades import (
     KERNEL_DIED,
     MISSING,
@@ -36,7 +37,7 @@ from course_utils.grading.grades import (
 )
 from course_utils.grading.merge import Understood, understand, with_hints
 from course_utils.grading.printable import some
-from course_utils.grading.run import LIMITS, Limits, Run, scratch_folder
+from course_utils.grading.run import LIMITS, Limits, Run, environment_of_sandboxes, scratch_folder
 from course_utils.grading.sandbox import PACKAGE, Sandbox, denied, own_environment
 from course_utils.grading.submissions import Submission
 from course_utils.grading.verdicts import NotGraded
@@ -96,7 +97,8 @@ def grade(
         )
     if why is not None:
         warn(f"not isolated: {why}; the network and other files are in reach of the submissions")
-    environment = dict(environment or {})
+    environment = environment_of_sandboxes() | dict(environment or {})
+    forks = ForkServer(environment)
     settings = {
         "engine": _engine_hash(),
         "limits": asdict(limits),
@@ -119,7 +121,7 @@ def grade(
         if known is None:
             processor = free.get()
             try:
-                run = Run(assignment, limits, tuple(map(str, shown)), environment, processor, why is None, stop)
+                run = Run(assignment, limits, tuple(map(str, shown)), environment, forks, processor, why is None, stop)
                 known = _Remembered(*run.grade(understood.solutions))
             finally:
                 free.put(processor)
@@ -165,6 +167,7 @@ def grade(
     finally:
         stop.set()
         executor.shutdown(cancel_futures=True)
+        forks.close()
     return ClassGrades(_best([worked.grade for worked in done]), why, _remarks(done))
 
 

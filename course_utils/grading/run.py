@@ -10,17 +10,17 @@ import json
 import os
 import select
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from course_utils.grading.assignments import Assignment
+from course_utils.grading.forkserver import ForkServer
 from course_utils.grading.grades import (
     FAILED,
     KERNEL_DIED,
@@ -32,8 +32,11 @@ from course_utils.grading.grades import (
     ExerciseGrade,
 )
 from course_utils.grading.merge import Pages, Solution, assemble
-from course_utils.grading.sandbox import PACKAGE, Sandbox, own_environment, python_folders
+from course_utils.grading.sandbox import PACKAGE, Sandbox, python_folders
 from course_utils.grading.verdicts import NotGraded, Record, enter
+
+if TYPE_CHECKING:
+    import psutil
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Run:
     limits: Limits
     shown: tuple[str, ...]
     environment: dict[str, str]
+    forks: ForkServer
     processor: int | None
     isolated: bool
     stop: threading.Event
@@ -128,7 +132,7 @@ class Run:
             writable=writable,
             hidden=hidden,
             shown=(*python_folders(), *self.shown),
-            environment=_environment() | self.environment,
+            environment=self.environment,
             memory=self.limits.memory,
             seconds=int(self.limits.seconds) + 1,
             cpu=self.processor,
@@ -144,36 +148,18 @@ class Run:
             path = outer / "notebook.ipynb"
             nbformat.write(pages.judged, path)
             (own / "cells.json").write_text(json.dumps(pages.answering), encoding="utf-8")
-            connection = scratch / "kernel.json"
-            student = [sys.executable, "-m", "course_utils.grading.answering", str(own / "cells.json")]
-            judge = [sys.executable, "-m", "course_utils.grading.judge"]
-            read, write = os.pipe()
-            environment = own_environment() | {
-                "GRADING_STUDENT": json.dumps(self._sandbox(own, writable=False, hidden=(JUDGES,)).command(student)),
-                "GRADING_JUDGE": json.dumps(self._sandbox(scratch, writable=True).command(judge)),
-                "GRADING_CONNECTION": str(connection),
-                "GRADING_PIPE": str(write),
-                "GRADING_MEMORY": str(self.limits.memory),
-                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-                "JUPYTER_RUNTIME_DIR": str(outer),
-                "IPYTHONDIR": str(outer),
+            asked = {
+                "notebook": str(path),
+                "cells": str(own / "cells.json"),
+                "student": asdict(self._sandbox(own, writable=False, hidden=(JUDGES,))),
+                "judges": asdict(self._sandbox(scratch, writable=True)),
             }
-            (outer / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
-            command = [sys.executable, "-m", "pytest", "-q"]
-            command += ["-p", "course_utils.grading.pytest_plugin", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
-            command += ["--noconftest", "-c", str(outer / "pytest.ini"), "--nbval-lax", str(path)]
+            read, write = os.pipe()
             with open(outer / "log", "wb") as log, open(read, "rb", buffering=0) as pipe:
-                process = subprocess.Popen(
-                    command,
-                    env=environment,
-                    cwd=outer,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[write],
-                    start_new_session=True,  # Ctrl-C is for this process, which then ends that one
-                )
-                os.close(write)
+                try:
+                    process = self.forks.fork(asked, log.fileno(), write)
+                finally:
+                    os.close(write)
                 try:
                     records, timed_out = self._listen(pipe, end)
                 finally:
@@ -205,7 +191,8 @@ class Run:
         return [json.loads(line) for line in whole.splitlines()], timed_out
 
 
-def _environment() -> dict[str, str]:
+def environment_of_sandboxes() -> dict[str, str]:
+    """What every sandbox's environment holds."""
     return {
         "PATH": os.defpath,
         "LANG": "C.UTF-8",
@@ -222,16 +209,17 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: "psutil.Process") -> None:
     """End pytest and whatever it started."""
-    import psutil
+    import psutil  # of the extra `grading`
 
+    ended = [process]
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-    process.kill()
-    process.wait()
+        ended += process.children(recursive=True)
+    for each in ended:
+        with contextlib.suppress(psutil.Error):
+            each.kill()
+    psutil.wait_procs(ended, timeout=10)
 
 
 @contextlib.contextmanager

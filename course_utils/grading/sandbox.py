@@ -7,7 +7,8 @@ Limits on memory, processes, file size and processor time hold on every system, 
 user. Where the system denies the namespaces, `denied` says so; nothing is claimed that was not tried.
 
 `python -m course_utils.grading.sandbox JSON COMMAND...` is the launcher. It stays outside, watches the memory of all
-that runs inside, and takes it along when it ends, by whatever signal.
+that runs inside, and takes it along when it ends, by whatever signal. `fork` makes one of this process, for a function
+instead of a command: what has been imported here need not be imported there.
 """
 
 import contextlib
@@ -19,9 +20,11 @@ import signal
 import site
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +59,8 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 409
 _MNT_DETACH = 2
 _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID = -100, 0x8000, 1, 2
 _SYS_MOUNT_SETATTR = 442  # the same on every architecture; glibc knows it since 2.36
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+_CAPABILITIES_OF_64_BITS = 0x20080522
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,77 @@ def own_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def launch(sandbox: Sandbox, command: Sequence[str]) -> int:
-    """Run `command` to its end and return its exit code; 128 + n if signal n ended it, or `OUT_OF_MEMORY`."""
+class Launcher:
+    """A launcher that was forked from this process.
+
+    Args:
+        process: its number.
+    """
+
+    def __init__(self, process: int) -> None:
+        self.process = process
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, as `launch` returns it, or None while it runs."""
+        if self._code is None:
+            ended, status = os.waitpid(self.process, os.WNOHANG)
+            if ended:
+                self._code = _exit_code(status)
+        return self._code
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code, or None where it has not ended after so many seconds."""
+        end = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        return self.poll()
+
+    def kill(self) -> None:
+        """End it, and what it has launched."""
+        if self.poll() is None:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+            self._code = 128 + signal.SIGKILL
+
+
+def fork(sandbox: Sandbox, run: Callable[[], object], file: int) -> Launcher:
+    """Have `run` called in a sandbox, by a process that is forked from this one and keeps one open file of all.
+
+    What this process has in its memory is in that one's, too: there must be no secret in it.
+    """
+    if process := os.fork():
+        return Launcher(process)
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(nothing, standard)
+        for number in map(int, os.listdir("/dev/fd")):
+            if number > 2 and number != file:
+                with contextlib.suppress(OSError):  # that of the listing
+                    os.close(number)
+        os._exit(launch(sandbox, partial(_as_if_started, run)))
+    except BaseException:
+        os._exit(1)
+
+
+def _as_if_started(run: Callable[[], object]) -> None:
+    """Call `run`, with nothing left of what the forked process has noted about where it was started."""
+    sys.path[0] = os.getcwd()
+    sys.argv = [sys.argv[0]]
+    tempfile.tempdir = None
+    # Else all forks would draw the same from NumPy. Python's own generator sees to that itself; PyTorch's has one seed.
+    if generator := sys.modules.get("numpy.random"):
+        generator.seed()
+    run()
+
+
+def launch(sandbox: Sandbox, run: Callable[[], object]) -> int:
+    """Call `run` inside, in a process of its own.
+
+    Returns:
+        That process's exit code; 128 + n if signal n ended it, or `OUT_OF_MEMORY`.
+    """
     end_with_parent()
     if sandbox.cpu is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {sandbox.cpu})
@@ -135,12 +208,12 @@ def launch(sandbox: Sandbox, command: Sequence[str]) -> int:
     elif sys.platform == "linux":
         _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # whoever detaches itself stays within reach
     if (child := os.fork()) == 0:
-        _first_process(sandbox, command, user, group)
+        _first_process(sandbox, run, user, group)
     return _watch(child, sandbox.memory)
 
 
-def _first_process(sandbox: Sandbox, command: Sequence[str], user: int, group: int) -> None:
-    """Inside: enter the view, start the command and wait for it. All others of the namespace end with this one."""
+def _first_process(sandbox: Sandbox, run: Callable[[], object], user: int, group: int) -> None:
+    """Inside: enter the view, have `run` called and wait. All others of the namespace end with this process."""
     try:
         end_with_parent()
         if sys.platform == "linux":
@@ -156,7 +229,10 @@ def _first_process(sandbox: Sandbox, command: Sequence[str], user: int, group: i
             with contextlib.nullcontext() if sandbox.isolated else contextlib.suppress(OSError):
                 forbid_calls()
             names = {"HOME": home, "TMPDIR": home, "PWD": home, "USER": "student", "LOGNAME": "student"}
-            os.execvpe(command[0], list(command), sandbox.environment | names)
+            os.environ.clear()
+            os.environ.update(sandbox.environment | names)
+            run()
+            os._exit(0)
         while True:
             ended, status = os.wait()
             if ended == child:
@@ -269,7 +345,11 @@ def _give_up_rights(user: int, group: int) -> None:
         os.setresgid(group, group, group)
         os.setresuid(user, user, user)
     if sys.platform == "linux":
+        # Whoever is not root has every right in the namespace of users, until a command is run, or they are given up.
+        head, none = (ctypes.c_uint32 * 2)(_CAPABILITIES_OF_64_BITS, 0), (ctypes.c_uint32 * 6)()
+        _call("capset", head, none)
         _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _libc().prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self were root's
 
 
 def _limit(sandbox: Sandbox) -> None:
@@ -330,4 +410,4 @@ def _libc() -> ctypes.CDLL:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    sys.exit(launch(Sandbox(**given), sys.argv[2:]))
+    sys.exit(launch(Sandbox(**given), partial(os.execvp, sys.argv[2], sys.argv[2:])))

@@ -141,6 +141,19 @@ FORGERS = {
         "    found += [value for value in get_ipython().user_ns.values() if isinstance(value, str)]\n"
         "    raise ValueError(next((text for text in found if word in text), 'nothing'))"
     ),
+    "searches its memory": (
+        "def negate(field):\n    first, rest, found = b'none may re', b'ad this line', 'nothing'\n"
+        "    with open('/proc/self/mem', 'rb', 0) as memory:\n"
+        "        for line in open('/proc/self/maps').readlines():\n"
+        "            begin, end = (int(number, 16) for number in line.split()[0].split('-'))\n"
+        "            try:\n                memory.seek(begin)\n                held = memory.read(end - begin)\n"
+        "            except (OSError, OverflowError, ValueError):\n                continue\n"
+        "            at = held.find(first)\n            while at >= 0:\n"
+        "                after = at + len(first)\n"
+        "                if held[after : after + len(rest)] == rest: found = 'a hidden line'\n"
+        "                at = held.find(first, after)\n"
+        "    raise ValueError(f'{found} in memory')"
+    ),
     "answers for itself": (
         "import json, os, struct\nfor asked in range(60):\n"
         "    told = json.dumps({'answers': asked, 'result': None}).encode()\n"

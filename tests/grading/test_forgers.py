@@ -53,6 +53,10 @@ def test_no_page_tells_a_hidden_test(report):
     assert HIDDEN_TEXT not in told
 
 
+def test_no_hidden_test_is_in_the_memory_of_a_student_s_process(graded):
+    assert graded("forger, searches its memory").exercises[0].message == "ValueError: nothing in memory"
+
+
 def test_calls_that_reach_further_are_refused(report, graded):
     if report.denied:
         pytest.skip(f"this system denies namespaces: {report.denied}")
