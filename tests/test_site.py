@@ -47,3 +47,11 @@ def test_a_figure_keeps_its_text_has_a_caption_and_the_first_cell_is_folded(conf
     assert [cell.metadata.get("tags") for cell in page.cells] == [["hide-input"], None]
     caption = r"**Figure 2.** a \*brain\* − 1"
     assert page.cells[1].metadata["mystnb"] == {"image": {"alt": "a *brain* − 1"}, "figure": {"caption": caption}}
+
+
+def test_a_cell_has_one_figure_at_most():
+    """The site gives a cell's pictures one number and one caption."""
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            pictures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+            assert len(pictures) <= 1, f"{path.name}: {''.join(cell['source'])[:80]}"

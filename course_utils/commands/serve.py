@@ -60,7 +60,7 @@ def serve(
     """
     if missing := [name for name in NEEDED if find_spec(name.replace("-", "_")) is None]:
         raise CourseError(f"serve needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    from course_utils.serving.server import serve as answer_at  # imports them
+    from course_utils.serving.server import prepared  # imports them
 
     limits = Limits(
         upload_bytes=max_upload * 10**6,
@@ -69,15 +69,10 @@ def serve(
         memory_bytes=int(max_memory * 10**9),
         keep_seconds=keep * 60,
     )
+    ready = prepared(host, port, models=model or (), limits=limits, device=device_of(device), frames=frame or ())
     try:
-        answer_at(
-            host,
-            port,
-            models=model or (),
-            limits=limits,
-            device=device_of(device),
-            frames=frame or (),
-            ready=lambda address: typer.echo(f"the page is at {address} (Ctrl-C ends it)"),
-        )
+        with ready as (address, server, sockets):
+            typer.echo(f"the page is at {address} (Ctrl-C ends it)")
+            server.run(sockets)
     except KeyboardInterrupt:
         typer.echo("ended: every scan and every result is deleted", err=True)

@@ -1,6 +1,7 @@
 """The page in a cell of a notebook."""
 
 import atexit
+import contextlib
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,19 +43,20 @@ class PageInCell:
         frames: Iterable[str] = FRAMES,
     ) -> None:
         self._height = height
-        self._serving = prepared("127.0.0.1", 0, models=models, limits=limits, device=device, frames=frames)
-        self.address, self._server, sockets = self._serving.__enter__()
-        self._thread = threading.Thread(target=self._server.run, args=(sockets,), daemon=True)
-        self._thread.start()
+        self._ending = contextlib.ExitStack()
+        self.address, server, sockets = self._ending.enter_context(
+            prepared("127.0.0.1", 0, models=models, limits=limits, device=device, frames=frames)
+        )
+        answering = threading.Thread(target=server.run, args=(sockets,), daemon=True)
+        self._ending.callback(answering.join)
+        self._ending.callback(setattr, server, "should_exit", True)  # the last is done first
+        answering.start()
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the page and delete everything."""
-        if self._thread.is_alive():
-            self._server.should_exit = True
-            self._thread.join()
-            atexit.unregister(self.close)
-            self._serving.__exit__(None, None, None)
+        """End the page and delete everything; a second time changes nothing."""
+        atexit.unregister(self.close)
+        self._ending.close()
 
     def _repr_html_(self) -> str:
         frame = (

@@ -3,7 +3,7 @@
 import contextlib
 import ipaddress
 import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import uvicorn
@@ -14,31 +14,6 @@ from course_utils.serving.jobs import Jobs
 from course_utils.serving.limits import Limits
 from course_utils.serving.offered import offered
 from course_utils.serving.web import make_app
-
-
-def serve(
-    host: str,
-    port: int,
-    *,
-    models: Iterable[Path] = (),
-    limits: Limits | None = None,
-    device: str = "cpu",
-    frames: Iterable[str] = (),
-    ready: Callable[[str], None],
-) -> None:
-    """Answer requests until a signal ends the server; then delete everything.
-
-    Args:
-        ready: Called with the address of the page, with the token if there is one, before the first answer.
-        host, port, models, limits, device, frames: See `prepared`.
-
-    Raises:
-        CourseError: See `prepared`.
-        KeyboardInterrupt: Ctrl-C ended it.
-    """
-    with prepared(host, port, models=models, limits=limits, device=device, frames=frames) as (address, server, sockets):
-        ready(address)
-        server.run(sockets=sockets)
 
 
 @contextlib.contextmanager
@@ -52,6 +27,8 @@ def prepared(
     frames: Iterable[str] = (),
 ) -> Generator[tuple[str, uvicorn.Server, list[socket.socket]]]:
     """The address of the page, a server that has not begun, and what it listens on; in the end all is deleted.
+
+    The address holds the token, if there is one. `server.run(sockets)` answers until a signal ends it.
 
     Args:
         host: Name or address to listen on; other machines reach all but a loopback one.

@@ -42,11 +42,11 @@ def soak(
                 begun = time.monotonic()
                 pair = subjects[number % len(subjects)], subjects[(number + 1) % len(subjects)]
                 job = _register(address, *pair, steps)
-                fetched = _fetched(address, job)
+                right = job["state"] == "done" and _fetched(address, job) == nibabel.load(pair[0].image).shape
                 rows.append(
                     {
                         "seconds": time.monotonic() - begun,
-                        "right": fetched == nibabel.load(pair[0].image).shape and job["state"] == "done",
+                        "right": right,
                         "MB": psutil.Process(server.pid).memory_info().rss / 1e6,
                     }
                 )

@@ -1,8 +1,8 @@
 """Does training wait for its data where no memory holds the cohort: `python -m tests.benchmarks waiting`.
 
-Brains of 160x192x224 voxels are made and read as `train` reads a cohort that is too large: once, into a cache on disk.
-Then random pairs are taken from there in the order of a training. Between two pairs the process sleeps for as long as a
-step takes on a GPU, which leaves the processors free; what a step lasts beyond that is waiting.
+Whole brains of 1 mm are made, and read as `train` reads a cohort that is too large: once, into a cache on disk. Then
+random pairs are taken from there in the order of a training. Between two pairs the process sleeps for as long as a step
+takes on a GPU, which leaves the processors free; what a step lasts beyond that is waiting.
 """
 
 import os
@@ -16,20 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import nibabel
-import numpy as np
 import pandas as pd
 import psutil
 import typer
 
-from course_utils.data.cohorts import load_cohort
+from course_utils.data.grids import by
 from course_utils.data.loading import PairDataset, load_subjects, loader
 from course_utils.data.pairs import Cohort, Pair, Subject
 from course_utils.data.source import Source
 from course_utils.data.synthetic import make_cohort
 from course_utils.training.cohort import LARGEST_IN_MEMORY, cache_of
 
-SHAPE = (160, 192, 224)
 MADE = 8
 """Brains that differ; the other files are copies of theirs, under names of their own, and are read for themselves."""
 FIRST = 4
@@ -45,26 +42,29 @@ def waiting(
     workers: Annotated[
         list[int] | None, typer.Option(help="Processes that load pairs.", show_default="0, 1 and 2")
     ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where there is room, 65 MB a brain.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where there is room, 50 MB a brain.", exists=True, file_okay=False)
+    ] = None,
 ) -> None:
     """Share of the time that training waits for its data, and memory, with a cohort on disk."""
-    load_cohort("synthetic")  # made where it is not there yet, which is not timed
-    begun = time.perf_counter()
-    listed = _of_a_million()
-    chosen = [listed[index] for index in random.Random(0).sample(range(len(listed)), 1000)]
-    seconds = time.perf_counter() - begun
-    typer.echo(f"{len(listed):,} pairs listed, {len(chosen):,} of them looked at: {seconds:.3f} s")
     with tempfile.TemporaryDirectory(dir=folder) as place:
         cohort = _brains(Path(place) / "files", subjects)
+        begun = time.perf_counter()
+        listed = _of_a_million(cohort)
+        chosen = [listed[index] for index in random.Random(0).sample(range(len(listed)), 1000)]
+        seconds = time.perf_counter() - begun
+        typer.echo(f"{len(listed):,} pairs listed, {len(chosen):,} of them looked at: {seconds:.3f} s")
         where = cache_of(cohort, place)
         if where == "memory":
             raise typer.BadParameter(f"{subjects} brains fit into {LARGEST_IN_MEMORY / 1e9:g} GB: take more")
         begun = time.perf_counter()
         everyone = load_subjects(cohort.subjects, cohort.info.recipe, where, workers=2)
         size = sum(path.stat().st_size for path in Path(where).rglob("*") if path.is_file())
+        seconds = time.perf_counter() - begun
         typer.echo(
-            f"{len(everyone)} brains read once in {time.perf_counter() - begun:.0f} s, {size / 1e9:.1f} GB on disk; "
-            f"{psutil.virtual_memory().total / 1e9:.0f} GB of memory, {os.cpu_count()} processors"
+            f"{len(everyone)} brains of {by(cohort.info.shape)} voxels read once in {seconds:.0f} s, "
+            f"{size / 1e9:.1f} GB on disk; {psutil.virtual_memory().total / 1e9:.0f} GB of memory, "
+            f"{os.cpu_count()} processors"
         )
         dataset = PairDataset(everyone, cohort.pairs("train", "random", count=10**6))
         rows = [
@@ -73,38 +73,27 @@ def waiting(
     typer.echo(pd.DataFrame(rows).to_string(index=False, float_format="%.2f"))
 
 
-def _of_a_million() -> Sequence[Pair]:
+def _of_a_million(cohort: Cohort) -> Sequence[Pair]:
     """All ordered pairs of 1,001 training subjects."""
-    cohort = load_cohort("synthetic")
     many = tuple(Subject(f"{number:04d}", Path(f"{number:04d}.nii.gz")) for number in range(1001))
     return replace(cohort, splits={"train": many}).pairs("train", "all")
 
 
 def _brains(folder: Path, count: int) -> Cohort:
-    """A cohort of files of the course's brains, on the grid of whole brains of 1 mm."""
+    """A cohort of files of the course's brains, on a grid of 1 mm."""
     made = make_cohort(folder / "made", subjects=MADE, spacing=1.0)
     for kind in ("images", "labels"):
         (folder / kind).mkdir()
-        for number, path in enumerate(sorted((made / kind).glob("*.nii.gz"))):
-            image = nibabel.load(path)
-            array = np.asarray(image.dataobj)
-            sizes = [(max(n - m, 0) // 2, m) for n, m in zip(array.shape, SHAPE, strict=True)]
-            array = array[tuple(slice(start, start + m) for start, m in sizes)]
-            array = np.pad(
-                array, [((m - n) // 2, m - n - (m - n) // 2) for n, m in zip(array.shape, SHAPE, strict=True)]
-            )
-            first = folder / kind / f"{number:04d}.nii.gz"
-            nibabel.save(nibabel.Nifti1Image(array, image.affine), first)
-            for copy in range(number + MADE, count, MADE):
-                shutil.copyfile(first, folder / kind / f"{copy:04d}.nii.gz")
-    return Source(images=str(folder / "images"), labels=str(folder / "labels"), shape=SHAPE, spacing=(1.0,) * 3).load()[
-        0
-    ]
+        files = sorted((made / kind).glob("*.nii.gz"))
+        for number in range(count):
+            shutil.copyfile(files[number % MADE], folder / kind / f"{number:04d}.nii.gz")
+    cohort, _ = Source(images=str(folder / "images"), labels=str(folder / "labels")).load()
+    return cohort
 
 
 def _timed(dataset: PairDataset, pairs: int, step: float, workers: int) -> dict[str, float]:
     """A row: how long a step of that many seconds lasts with its data, and the memory of all processes."""
-    empty_page_cache()
+    _empty_page_cache()
     me, waits, most = psutil.Process(), [], 0
     for wait in _waits(iter(loader(dataset, 1, 0, pairs + FIRST, workers)), step):
         waits.append(wait)
@@ -135,7 +124,7 @@ def _own(process: psutil.Process) -> int:
     return getattr(memory, "uss", memory.rss)
 
 
-def empty_page_cache() -> None:
+def _empty_page_cache() -> None:
     """Have the next reading come from the disk; without root's rights what the system has kept stays."""
     os.sync()
     try:

@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+import time
 
 import pytest
 import requests
@@ -13,6 +14,7 @@ from course_utils.serving.access import Access
 from course_utils.serving.jobs import Jobs
 from course_utils.serving.notebook import PageInCell
 from tests.browsers import chromium
+from tests.serving.pairs import files_of, phantom_pair
 
 
 @pytest.fixture
@@ -69,12 +71,17 @@ def test_what_is_no_site_is_refused(text):
         Access.of("127.0.0.1", loopback=True, frames=[text])
 
 
-def test_a_cell_answers_until_it_is_closed(cell, monkeypatch):
+@pytest.mark.slow
+def test_a_cell_registers_until_it_is_closed(cell, tmp_path, monkeypatch):
     roots = []
     monkeypatch.setattr(Jobs, "close", lambda jobs, close=Jobs.close: (roots.append(jobs.root), close(jobs)))
-    networks = requests.get(f"{cell.address}api/options", timeout=30).json()["networks"]
-    assert any("hippocampus" in str(network) for network in networks)
     assert f'src="{cell.address}"' in cell._repr_html_()
+    form = {"network": "none", "steps": "5"}
+    job = requests.post(f"{cell.address}api/jobs", data=form, files=files_of(phantom_pair(tmp_path)), timeout=30).json()
+    while job["state"] in ("waiting", "running"):
+        time.sleep(0.2)
+        job = requests.get(f"{cell.address}api/jobs/{job['id']}", timeout=30).json()
+    assert job["state"] == "done" and "moved.nii.gz" in [file["name"] for file in job["files"]]
     cell.close()
     assert roots and not any(root.exists() for root in roots)
     with pytest.raises(requests.ConnectionError):
