@@ -252,7 +252,7 @@ def _watch(child: int, memory: int) -> int:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             code = _exit_code(status)
-        elif sum(_resident(process) for process in me.children(recursive=True)) > memory:
+        elif _memory(me.children(recursive=True), memory) > memory:
             code = OUT_OF_MEMORY
         else:
             time.sleep(0.1)
@@ -261,10 +261,22 @@ def _watch(child: int, memory: int) -> int:
     return code
 
 
-def _resident(process: "psutil.Process") -> int:
+def _memory(processes: "Sequence[psutil.Process]", enough: int) -> int:
+    """Bytes of memory that they take together, with a share of what they share; at most `enough` may be too many."""
+    resident = sum(_of_process(process, "memory_info", "rss") for process in processes)
+    # What is shared counts for each here, but this costs little, and mostly says that all is well.
+    if resident <= enough:
+        return resident
+    return sum(_of_process(process, "memory_full_info", "pss") for process in processes)
+
+
+def _of_process(process: "psutil.Process", method: str, field: str) -> int:
     import psutil
 
     try:
+        told = getattr(process, method)()
+        return getattr(told, field, told.rss)  # other systems than Linux know of no shares
+    except psutil.AccessDenied:
         return process.memory_info().rss
     except psutil.Error:  # it has ended
         return 0

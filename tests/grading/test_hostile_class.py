@@ -252,6 +252,7 @@ STOPPED = {
     "deaf to interrupts": "time limit",
     "memory": "memory limit",
     "memory in the check": "memory limit",
+    "memory in the check, every error caught": "memory limit",
     "shared memory": "memory limit",
     "os._exit": "kernel died",
     "kills itself": "kernel died",
