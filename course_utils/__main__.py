@@ -4,11 +4,13 @@ import os
 import sys
 
 from course_utils.commands.stopping import end_at_ctrl_c, is_of_ctrl_c
+from course_utils.lean import spare_seconds
 
 
 def main() -> None:
     """Run the command that the process was started with; Ctrl-C is heard before the first import that takes time."""
     end_at_ctrl_c()
+    spare_seconds()
     from course_utils.commands import app
 
     app.main()

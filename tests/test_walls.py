@@ -13,7 +13,7 @@ from notebooks.build import ROOT
 FLOORS = [
     {"course_utils"},  # its version
     {"errors"},
-    {"plain", "sealed"},
+    {"plain", "sealed", "lean"},
     {"files", "locks", "memory", "places", "progress", "fields", "schedule", "seeds"},
     {"losses", "metrics", "consistency", "uncertainty", "shipped"},
     {"networks", "plotting", "data"},

@@ -3,6 +3,11 @@
 An answer is compared with the right one and, where it differs, with answers that are wrong in a known way; the one it
 equals is named. Types are compared exactly, and values as NumPy arrays by functions bound when this module is
 imported, so neither an object that equals everything nor a `torch.allclose` that always agrees passes.
+
+A check is an ordinary cell of a notebook. When a class is graded it runs in the judge's process, and the student's
+functions in another (`course_utils.grading.standins`): plain data goes there and comes back. What a check wants to do
+with an object of the student's, but to call it, to index it and to ask for its length, the functions here do where the
+object is: `gradient`, `parameters`, `fill`, `by_hand`, and `there` for a function of the check's own.
 """
 
 import copy
@@ -13,6 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from course_utils.grading.standins import there
+
+__all__ = ["agree", "by_hand", "call", "fill", "gradient", "known_weights", "parameters", "raises", "there"]
 
 _GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME")
 _FLOATS = (torch.float32, torch.float64, np.dtype(np.float32), np.dtype(np.float64))
@@ -65,10 +74,10 @@ def by_hand(function: Callable[..., Any], without: Iterable[str], instead: str) 
 
     It stops the shortcut through the library, not somebody who hides the name.
     """
-    module = getattr(function, "__module__", "") or ""
-    used = set(_names(function, set())) & set(without)
+    module, name, names = there(evidence, function)
+    used = set(names) & set(without)
     if module.split(".")[0] in ("course_utils", "monai") or used:
-        found = ", ".join(sorted(used)) or f"{module}.{getattr(function, '__name__', type(function).__name__)}"
+        found = ", ".join(sorted(used)) or f"{module}.{name}"
         raise AssertionError(f"the exercise asks for your own code, and this uses {found}: {instead}")
 
 
@@ -81,13 +90,85 @@ def raises(error: type[Exception], function: Callable[..., Any], *arguments: Any
     raise AssertionError(f"{what}: should be refused with a {error.__name__}, and returned a result")
 
 
+def gradient(function: Callable[..., Any], *arguments: Any, what: str) -> torch.Tensor:
+    """The gradient of a function's scalar result with respect to its first argument, a tensor.
+
+    Raises:
+        AssertionError: there is none.
+    """
+    found = there(slope, function, list(arguments))
+    if found is None:
+        raise AssertionError(f"{what}: no gradient flows: leave it a tensor, without .item(), .detach() or NumPy")
+    return found
+
+
+def parameters(module: torch.nn.Module, what: str) -> list[torch.Tensor]:
+    """The parameters of a student's module, in their order, without their gradients.
+
+    Raises:
+        AssertionError: it is no module.
+    """
+    found = there(content, module)
+    if found is None:
+        raise AssertionError(f"{what}: it should be an nn.Module and is a {_kind(module)}")
+    return found
+
+
+def fill(module: torch.nn.Module, shapes: Iterable[Iterable[int]], seed: int = 0) -> list[torch.Tensor]:
+    """Numbers of these shapes, which follow from the seed, and which the parameters of a student's module become."""
+    numbers = list(_numbers(shapes, seed, 0.3))
+    there(put, module, numbers)
+    return numbers
+
+
 def known_weights(module: torch.nn.Module, seed: int = 0, scale: float = 0.3) -> torch.nn.Module:
     """The module, its parameters filled in their order with normal numbers that follow from the seed."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    put(module, list(_numbers((parameter.shape for parameter in module.parameters()), seed, scale)))
     return module
+
+
+def _numbers(shapes: Iterable[Iterable[int]], seed: int, scale: float) -> Iterator[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (scale * torch.randn(tuple(shape), generator=generator) for shape in shapes)
+
+
+# --- what runs where the student's objects are; none of it knows a right answer --------------------------------------
+
+
+def evidence(function: Callable[..., Any]) -> tuple[str, str, list[str]]:
+    """Where a function comes from, its name, and the names that it and its helpers look up."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__name__", type(function).__name__)
+    return str(module or ""), str(name), sorted(set(_names(function, set())))
+
+
+def slope(function: Callable[..., Any], arguments: list[Any]) -> torch.Tensor | None:
+    """The gradient of a scalar result with respect to the first argument, or None where there is none."""
+    with torch.enable_grad():
+        first, *others = _deepcopy(arguments)
+        first = first.detach().requires_grad_()
+        result = function(first, *others)
+        if not isinstance(result, torch.Tensor) or not result.requires_grad:
+            return None
+        return torch.autograd.grad(result, first, allow_unused=True)[0]
+
+
+def content(module: Any) -> list[torch.Tensor] | None:
+    """The parameters of a module, or None of what is none."""
+    if not isinstance(module, torch.nn.Module):
+        return None
+    return [parameter.detach() for parameter in module.parameters()]
+
+
+def put(module: torch.nn.Module, numbers: list[torch.Tensor]) -> None:
+    """Give the parameters of a module these numbers, and their type: a student may have another default.
+
+    Raises:
+        ValueError: they are not of the parameters' shapes.
+    """
+    for parameter, its in zip(module.parameters(), numbers, strict=True):
+        if parameter.shape != its.shape:
+            raise ValueError(f"a parameter is {tuple(parameter.shape)}, not {tuple(its.shape)}")
+        parameter.data = its.clone()
 
 
 def _difference(got: Any, expected: Any, rtol: float, atol: float) -> str | None:

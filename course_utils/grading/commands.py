@@ -27,6 +27,9 @@ def grade(
         Path | None, typer.Option(help="CSV file of the class: everybody on it gets a row.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Grade again what was graded before, too.")] = False,
+    allow_unisolated: Annotated[
+        bool, typer.Option("--allow-unisolated", help="Grade also where the system denies a sandbox its namespaces.")
+    ] = False,
 ) -> None:
     """Grade a class of submissions, each in a sandbox, and write a table and a page for each student.
 
@@ -49,6 +52,8 @@ def grade(
             limits=Limits(cell_timeout, timeout, int(memory * 1e9)),
             roster=roster,
             force=force,
+            allow_unisolated=allow_unisolated,
+            warn=lambda line: typer.echo(f"warning: {line}", err=True),
             progress=not Settings.current().quiet,
         )
     typer.echo(gradebook.table(graded.grades).to_string(index=False, na_rep=""))
@@ -62,10 +67,6 @@ def grade(
             )
     for remark in graded.remarks:
         typer.echo(f"warning: {remark}", err=True)
-    if graded.denied:
-        typer.echo(
-            f"not isolated: {graded.denied}; the network and other files were in reach of the submissions", err=True
-        )
     handed_in = sum(bool(each.where) for each in graded.grades)
     typer.echo(f"{handed_in} submissions; see {out / 'grades.csv'} and {out / 'feedback'}")
 

@@ -1,14 +1,12 @@
-"""A class of submissions graded: each in a kernel of its own, in a sandbox, under pytest with nbval.
+"""A class of submissions graded: the cells of each in a sandbox, the checks in another, under pytest with nbval.
 
-Of a submission only the solution cells count. They are put into the assignment as it was given out, so what a student
-did to other cells changes nothing. Verdicts are read from nbval, outside the sandbox; what a cell prints decides
-nothing.
+Of a submission only the solution cells count. They run in a process that knows no check
+(`course_utils.grading.answering`). The assignment as it was given out runs in a second one, the judge's, in which calls
+of the student's functions go to the first and plain data comes back (`course_utils.grading.standins`). So code of a
+student's can change its own answers and nothing else, and verdicts are read from nbval, outside of both.
 
-What this cannot stop: the check runs in one process with the student's code. Code written against
-`course_utils.grading.kernel` itself, which patches it through the garbage collector, say, or answers its messages by
-hand, can still forge a pass, and can hand a hidden test's text on in the message of an exception. It cannot touch
-another student's grade, for that is another process, in another sandbox; where the system denies one,
-`ClassGrades.denied` says so. Whoever gives grades that matter reads the cells of the best, which feedback pages show.
+docs/teachers.md says what this guarantees and what it does not. Where the system denies namespaces nothing is graded,
+unless it is allowed, and `ClassGrades.denied` says so.
 """
 
 import hashlib
@@ -17,7 +15,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from course_utils.errors import CourseError
 from course_utils.files import replacing
 from course_utils.grading.assignments import Assignment
+from course_utils.grading.forkserver import ForkServer
 from course_utils.grading.grades import (
     KERNEL_DIED,
     MISSING,
@@ -38,7 +37,7 @@ from course_utils.grading.grades import (
 )
 from course_utils.grading.merge import Understood, understand, with_hints
 from course_utils.grading.printable import some
-from course_utils.grading.run import LIMITS, Limits, Run, scratch_folder
+from course_utils.grading.run import LIMITS, Limits, Run, environment_of_sandboxes, scratch_folder
 from course_utils.grading.sandbox import PACKAGE, Sandbox, denied, own_environment
 from course_utils.grading.submissions import Submission
 from course_utils.grading.verdicts import NotGraded
@@ -61,6 +60,8 @@ def grade(
     environment: Mapping[str, str] | None = None,
     cache: Path | None = None,
     force: bool = False,
+    allow_unisolated: bool = False,
+    warn: Callable[[str], None] = lambda line: None,
     progress: bool = False,
 ) -> ClassGrades:
     """Grade submissions, each (student, assignment) once.
@@ -80,13 +81,24 @@ def grade(
         cache: a folder in which grades are kept; what has not changed since is not run again. Without one nothing is
             run a second time.
         force: run again what is kept in `cache`, too.
+        allow_unisolated: grade without namespaces too, where the system denies them.
+        warn: told, before anything of a student's runs, that there are none.
         progress: tell on stderr how many are done.
 
     Raises:
-        CourseError: this system lets no sandbox of any kind be made, or not a single submission can be run.
+        CourseError: this system lets no sandbox be made, or none with namespaces unless that is allowed, or not a
+            single submission can be run.
     """
     why = _isolation()
-    environment = dict(environment or {})
+    if why is not None and not allow_unisolated:
+        raise CourseError(
+            f"this system denies a sandbox ({why}), and students' code could reach the network and other files: grade "
+            "in a container, as the page for teachers says, or accept that with --allow-unisolated"
+        )
+    if why is not None:
+        warn(f"not isolated: {why}; the network and other files are in reach of the submissions")
+    environment = environment_of_sandboxes() | dict(environment or {})
+    forks = ForkServer(environment)
     settings = {
         "engine": _engine_hash(),
         "limits": asdict(limits),
@@ -109,7 +121,7 @@ def grade(
         if known is None:
             processor = free.get()
             try:
-                run = Run(assignment, limits, tuple(map(str, shown)), environment, processor, why is None, stop)
+                run = Run(assignment, limits, tuple(map(str, shown)), environment, forks, processor, why is None, stop)
                 known = _Remembered(*run.grade(understood.solutions))
             finally:
                 free.put(processor)
@@ -155,6 +167,7 @@ def grade(
     finally:
         stop.set()
         executor.shutdown(cancel_futures=True)
+        forks.close()
     return ClassGrades(_best([worked.grade for worked in done]), why, _remarks(done))
 
 

@@ -6,7 +6,7 @@ begins anew is another attempt, and the last attempt counts that is not the unto
 exercises were merged is taken apart again.
 """
 
-import copy
+import builtins
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -17,6 +17,7 @@ from course_utils.grading.assignments import STUB, Assignment, student_version
 from course_utils.grading.bindings import begins_anew, names_of
 from course_utils.grading.grades import PASSED, ExerciseGrade
 from course_utils.grading.names import assignment_named
+from course_utils.grading.pages import cell_before, cell_of
 from course_utils.grading.submissions import Cell, Submission, notebook_cells
 
 if TYPE_CHECKING:
@@ -190,10 +191,22 @@ def with_hints(exercises: Sequence[ExerciseGrade], elsewhere: frozenset[str]) ->
     ]
 
 
-def assemble(
-    assignment: Assignment, sources: Mapping[str, str], waiting: set[str], seconds: float
-) -> tuple["NotebookNode", list[Role]]:
-    """The assignment with a student's cells in it, and what each of its code cells is.
+class Pages(NamedTuple):
+    """The two sides of a submission.
+
+    Attributes:
+        judged: the judge's notebook: the assignment, in which cells that ask stand in the place of the student's.
+        roles: what each of its cells is.
+        answering: the cells of the student's process: the student's and the assignment's own, without checks.
+    """
+
+    judged: "NotebookNode"
+    roles: list[Role]
+    answering: list[str]
+
+
+def assemble(assignment: Assignment, sources: Mapping[str, str], waiting: set[str], seconds: float) -> Pages:
+    """The assignment with a student's cells in it.
 
     Args:
         assignment: as it was given out, with the checks that are to be run.
@@ -203,26 +216,30 @@ def assemble(
     """
     import nbformat  # of the extra `grading`
 
-    notebook = copy.deepcopy(assignment.notebook)
     of_check = {exercise.check_id: exercise.grade_id for exercise in assignment.exercises}
-    cells, roles = [], []
-    for cell in notebook.cells:
-        name = cell.metadata.nbgrader.grade_id
-        if cell.cell_type != "code":
-            continue
-        if cell.metadata.nbgrader.solution:
-            if name not in sources:
-                continue
-            role = Role("solution", name)
-            source = sources[name]
-        elif name in of_check:
-            if of_check[name] not in waiting:
-                continue
-            role, source = Role("check", of_check[name]), cell.source
-        else:
-            role, source = Role("locked"), cell.source
+    cells, roles, answering = [], [], []
+
+    def add(role: Role, source: str) -> None:
         # The assignment's own cells may take as long as they need, on a slow or busy machine too.
         limit = {} if role.kind == "locked" else {"seconds": seconds}
         cells.append(nbformat.v4.new_code_cell(source, metadata=limit))
         roles.append(role)
-    return nbformat.v4.new_notebook(cells=cells), roles
+
+    for cell in assignment.notebook.cells:
+        name = cell.metadata.nbgrader.grade_id
+        if cell.cell_type != "code":
+            continue
+        if cell.metadata.nbgrader.solution:
+            if name in sources:
+                # A stub may bind nothing. No answer's name hides one that checks have from Python.
+                asked = (names_of(cell.source).bound or names_of(sources[name]).bound) - set(dir(builtins))
+                add(Role("locked"), cell_before(len(answering)))
+                add(Role("solution", name), cell_of(len(answering), sorted(asked)))
+                answering.append(sources[name])
+        elif name in of_check:
+            if of_check[name] in waiting:
+                add(Role("check", of_check[name]), cell.source)
+        else:
+            add(Role("locked"), cell.source)
+            answering.append(cell.source)
+    return Pages(nbformat.v4.new_notebook(cells=cells), roles, answering)

@@ -1,9 +1,8 @@
-"""A plugin of pytest, beside nbval's: the kernel is in a sandbox, and verdicts go where it cannot reach.
+"""A notebook judged by pytest with nbval: judge and student are in sandboxes, and verdicts go where neither reaches.
 
-`pytest -p nbval.plugin -p course_utils.grading.pytest_plugin NOTEBOOK` runs in a process of its own, outside the
-sandbox. The notebook's file is deleted as soon as it has been read, before the kernel starts. What each cell came to
-is written, a line of JSON for each cell, to the pipe `GRADING_PIPE`, which no kernel inherits. A kernel that dies, or
-takes too long for a cell, ends the run; `course_utils.grading.run` decides what happens then.
+`judge_notebook` is called in a process of its own, outside the sandboxes. The notebook's file is deleted as soon as it
+has been read. What each cell came to is written, a line of JSON for each cell, to a pipe that no sandbox inherits. A
+process that ends, or takes too long for a cell, ends the run; `course_utils.grading.run` decides what happens then.
 """
 
 import contextlib
@@ -11,27 +10,25 @@ import json
 import math
 import os
 import resource
-import subprocess
-import sys
+import socket
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from queue import Empty
-from types import ModuleType
-from typing import Any, cast
-
-# ruff: noqa: E402
-# jsonschema would build a grammar of addresses, which takes a second, and which no notebook needs.
-sys.modules.setdefault("rfc3987_syntax", cast(ModuleType, None))
+from typing import Any
 
 import nbval.plugin
+import psutil
 import pytest
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import KernelManager
+from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.connect import write_connection_file
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
+from course_utils.grading import answering, judge
 from course_utils.grading.grades import KERNEL_DIED, MEMORY_LIMIT, TIME_LIMIT
-from course_utils.grading.sandbox import OUT_OF_MEMORY, end_with_parent
+from course_utils.grading.sandbox import OUT_OF_MEMORY, Launcher, Sandbox, fork
 from course_utils.grading.verdicts import Output, Record
 
 OWN_MEMORY = 2 << 30
@@ -39,6 +36,12 @@ OWN_MEMORY = 2 << 30
 
 NEARLY = 0.95
 """Of the memory that a submission may take: with less left, what the next cell comes to says nothing of that cell."""
+
+SECONDS_TO_START = 60
+"""How long the judge's kernel may take to be heard, on a busy machine."""
+
+SECONDS_TO_END = 2
+"""How long the launcher of a sandbox takes to end after what runs in it."""
 
 TEXT, PICTURE, PICTURES = 20_000, 2_000_000, 6
 """What is kept of a cell's output: characters, bytes of base64 of a picture, pictures."""
@@ -48,27 +51,42 @@ class KernelEnded(Exception):
     """The kernel is gone, or has to go."""
 
 
-class _Sandboxed(KernelSpecManager):
-    """The one kernel there is: its command, in a sandbox, is given from outside."""
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        return KernelSpec(argv=json.loads(os.environ["GRADING_KERNEL"]), display_name="graded", language="python")
-
-
 class SandboxedKernel(RunningKernel):
-    """nbval's kernel, in a sandbox: it is reached by sockets in a folder, as it has no network."""
+    """nbval's kernel: the judge's process in a sandbox, beside the student's in another.
 
-    def __init__(self, kernel_name: str, cwd: str | None = None, startup_timeout: float = 60):
-        self.km = KernelManager(
-            kernel_spec_manager=_Sandboxed(),
-            transport="ipc",
-            connection_file=os.environ["GRADING_CONNECTION"],
-        )
+    It is reached by sockets in a folder, as it has no network.
+
+    Args:
+        student: the launcher of the student's process.
+        judge: that of the kernel.
+        connection: the file that says how the kernel is reached.
+        memory: bytes that the student's processes may take.
+    """
+
+    def __init__(self, student: Launcher, judge: Launcher, connection: str, memory: int) -> None:
+        self._student, self._judge, self._memory = student, judge, memory
         self.status = "ok"
-        self.km.start_kernel(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.kc = self.km.client()
-        self.kc.start_channels()
-        self.kc.wait_for_ready(timeout=startup_timeout)
+        self.kc = BlockingKernelClient()
+        self.kc.load_connection_file(connection)
+        self.kc.start_channels(hb=False, stdin=False, control=False)
+        self._meet()
+
+    def _meet(self) -> None:
+        """Wait until the kernel is heard: who listens too late hears nothing of the first cell."""
+        end = time.monotonic() + SECONDS_TO_START
+        while time.monotonic() < end:
+            asked = self.kc.kernel_info()
+            with contextlib.suppress(Empty):
+                while self.kc.get_iopub_msg(timeout=0.1)["parent_header"].get("msg_id") != asked:
+                    pass
+                return
+            if not self.is_alive():
+                raise KernelEnded(self._cause())
+        raise KernelEnded(TIME_LIMIT)
+
+    def is_alive(self) -> bool:
+        """Whether both processes are."""
+        return self._judge.poll() is None and self._student.poll() is None
 
     def get_message(self, stream: str, timeout: float | None = None) -> dict[str, Any]:
         """As nbval's, but a dead kernel is noticed at once."""
@@ -77,7 +95,7 @@ class SandboxedKernel(RunningKernel):
             try:
                 return super().get_message(stream, timeout=0.2)
             except Empty:
-                if not self.km.is_alive():
+                if not self.is_alive():
                     raise KernelEnded(self._cause()) from None
                 if time.monotonic() > end:
                     raise KernelEnded(TIME_LIMIT) from None
@@ -91,74 +109,113 @@ class SandboxedKernel(RunningKernel):
                 return
 
     def _cause(self) -> str:
-        process = self._process()
-        return MEMORY_LIMIT if process is not None and process.poll() == OUT_OF_MEMORY else KERNEL_DIED
+        """Of the end of the student's process, which the judge's follows, or the other way round."""
+        codes = [self._student.wait(SECONDS_TO_END), self._judge.poll()]
+        return MEMORY_LIMIT if OUT_OF_MEMORY in codes else KERNEL_DIED
 
     def keeps_nearly_all_memory(self) -> bool:
-        """Whether a process inside has nearly reached its limit; not known where the system does not tell."""
-        import psutil
-
-        process = self._process()
+        """Whether a process of the student's has nearly reached its limit; not known where the system does not tell."""
         with contextlib.suppress(psutil.Error):  # it has ended, which is noticed otherwise
-            inside = [] if process is None else psutil.Process(process.pid).children(recursive=True)
-            limit = NEARLY * int(os.environ["GRADING_MEMORY"])
+            inside = psutil.Process(self._student.process).children(recursive=True)
             # What the limit counts (RLIMIT_DATA): also memory that was asked for and never written to.
-            return any(getattr(one.memory_info(), "data", 0) > limit for one in inside)
+            return any(getattr(one.memory_info(), "data", 0) > NEARLY * self._memory for one in inside)
         return False
 
-    def _process(self) -> "subprocess.Popen[bytes] | None":
-        return getattr(self.km.provisioner, "process", None)
+    def stop(self) -> None:
+        """End both."""
+        self.kc.stop_channels()
+        self._judge.kill()
+        self._student.kill()
 
 
-vars(nbval.plugin)["RunningKernel"] = SandboxedKernel
+def judge_notebook(notebook: str, cells: str, student: dict[str, Any], judges: dict[str, Any], pipe: int) -> None:
+    """Run a notebook in the judge's process, beside a student's.
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    end_with_parent()
-    resource.setrlimit(resource.RLIMIT_DATA, (OWN_MEMORY, OWN_MEMORY))
-    os.set_inheritable(_pipe(), False)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    for path in {item.path for item in session.items}:
-        path.unlink()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: IPyNbCell) -> Generator[None, object, object]:
-    """Each cell has its own limit of time; one whose kernel replied that it failed has failed, whatever it told.
-
-    A cell that keeps nearly all memory ends the run, also where no `MemoryError` was shown.
+    Args:
+        notebook: the judge's, in a folder of its own.
+        cells: the file of the student's cells, in the folder that the student's sandbox sees.
+        student: fields of the student's sandbox.
+        judges: of the judge's.
+        pipe: where what the cells came to is told; closed in the sandboxes.
     """
-    item.config.option.nbval_cell_timeout = item.cell.metadata.get("seconds", math.inf)
-    notebook = item.getparent(IPyNbFile)
-    kernel = None if notebook is None else notebook.kernel
-    try:
-        result = yield
-    finally:
-        if isinstance(kernel, SandboxedKernel) and kernel.keeps_nearly_all_memory():
-            raise KernelEnded(MEMORY_LIMIT)
-    if not isinstance(kernel, SandboxedKernel) or kernel.status != "ok":
-        raise RuntimeError("the cell failed")
-    return result
+    for_student, for_judge = Sandbox(**student), Sandbox(**judges)
+    connection = f"{for_judge.scratch}/kernel.json"
+    of_judge, of_student = socket.socketpair()
+    with of_judge, of_student:
+        # First of all: what this process reads and makes from here on is not for the student's.
+        number = of_student.fileno()
+        students = fork(for_student, partial(answering.main, Path(cells), number), number)
+        write_connection_file(
+            connection, transport="ipc", ip=f"{for_judge.scratch}/kernel", key=os.urandom(32).hex().encode()
+        )
+        number = of_judge.fileno()
+        kernel = fork(for_judge, partial(judge.main, number, ["-f", connection]), number)
+    resource.setrlimit(resource.RLIMIT_DATA, (OWN_MEMORY, OWN_MEMORY))
+    folder = Path(notebook).parent
+    os.chdir(folder)
+    os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", JUPYTER_RUNTIME_DIR=str(folder), IPYTHONDIR=str(folder))
+    vars(nbval.plugin)["RunningKernel"] = lambda *_, **__: SandboxedKernel(
+        students, kernel, connection, for_student.memory
+    )
+    (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    options = ["-q", "-p", "nbval.plugin", "-p", "no:cacheprovider", "--noconftest", "-c", str(folder / "pytest.ini")]
+    pytest.main([*options, "--nbval-lax", notebook], plugins=[Verdicts(pipe)])
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: IPyNbCell, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    error = call.excinfo.value if call.excinfo else None
-    if call.when == "call" or error is not None:
-        ended = isinstance(error, KernelEnded)
-        state = "ended" if ended else "not started" if call.when == "setup" else report.outcome
-        outputs = list(_outputs(item.test_outputs or []))
-        if ended or (error is not None and not any("error" in output for output in outputs)):
-            outputs.append({"error": str(error)[:TEXT], "traceback": ""})
-        _tell({"cell": item.cell_num, "state": state, "outputs": outputs})
-        if state in ("ended", "not started"):
-            item.session.shouldstop = state
-    return report
+class Verdicts:
+    """What pytest asks of a plugin: limits for each cell, and what it came to is told.
+
+    Args:
+        pipe: where it is told.
+    """
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Delete the notebook: it has been read."""
+        for path in {item.path for item in session.items}:
+            path.unlink()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: IPyNbCell) -> Generator[None, object, object]:
+        """Each cell has its own limit of time; one whose kernel replied that it failed has failed, whatever it told.
+
+        A cell that keeps nearly all memory ends the run, also where no `MemoryError` was shown.
+        """
+        item.config.option.nbval_cell_timeout = item.cell.metadata.get("seconds", math.inf)
+        notebook = item.getparent(IPyNbFile)
+        kernel = None if notebook is None else notebook.kernel
+        try:
+            result = yield
+        finally:
+            if isinstance(kernel, SandboxedKernel) and kernel.keeps_nearly_all_memory():
+                raise KernelEnded(MEMORY_LIMIT)
+        if not isinstance(kernel, SandboxedKernel) or kernel.status != "ok":
+            raise RuntimeError("the cell failed")
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: IPyNbCell, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        error = call.excinfo.value if call.excinfo else None
+        if call.when == "call" or error is not None:
+            ended = isinstance(error, KernelEnded)
+            state = "ended" if ended else "not started" if call.when == "setup" else report.outcome
+            outputs = list(_outputs(item.test_outputs or []))
+            if ended or (error is not None and not any("error" in output for output in outputs)):
+                outputs.append({"error": str(error)[:TEXT], "traceback": ""})
+            self._tell({"cell": item.cell_num, "state": state, "outputs": outputs})
+            if state in ("ended", "not started"):
+                item.session.shouldstop = state
+        return report
+
+    def _tell(self, record: Record) -> None:
+        line = json.dumps(record).encode() + b"\n"
+        while line:
+            line = line[os.write(self._pipe, line) :]
 
 
 def _outputs(outputs: Sequence[Mapping[str, Any]]) -> Iterator[Output]:
@@ -178,13 +235,3 @@ def _outputs(outputs: Sequence[Mapping[str, Any]]) -> Iterator[Output]:
         elif written := str(output.get("text") or data.get("text/plain") or "")[: TEXT - text]:
             text += len(written)
             yield {"text": written}
-
-
-def _tell(record: Record) -> None:
-    line = json.dumps(record).encode() + b"\n"
-    while line:
-        line = line[os.write(_pipe(), line) :]
-
-
-def _pipe() -> int:
-    return int(os.environ["GRADING_PIPE"])

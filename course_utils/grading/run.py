@@ -1,7 +1,8 @@
-"""One submission under way: its notebook is run in a sandbox until every exercise has a verdict.
+"""One submission under way: its cells and their checks are run in two sandboxes until every exercise has a verdict.
 
-A check's text reaches the kernel when that cell runs and not before; its file is gone by then. A cell that kills the
-kernel, or takes too long, loses its own exercise: the notebook is run again without it.
+In one the student's cells run and answer calls (`course_utils.grading.answering`), in the other the checks do
+(`course_utils.grading.judge`); a socket between them carries plain data. A cell that ends its process, or takes too
+long, loses its own exercise: the notebook is run again without it.
 """
 
 import contextlib
@@ -9,18 +10,17 @@ import json
 import os
 import select
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils.grading.assignments import Assignment
+from course_utils.grading.forkserver import ForkServer
 from course_utils.grading.grades import (
     FAILED,
     KERNEL_DIED,
@@ -31,13 +31,12 @@ from course_utils.grading.grades import (
     TIME_LIMIT,
     ExerciseGrade,
 )
-from course_utils.grading.merge import Role, Solution, assemble
-from course_utils.grading.plan import Plan, make_plan
-from course_utils.grading.sandbox import PACKAGE, Sandbox, own_environment, python_folders
+from course_utils.grading.merge import Pages, Solution, assemble
+from course_utils.grading.sandbox import PACKAGE, Sandbox, python_folders
 from course_utils.grading.verdicts import NotGraded, Record, enter
 
 if TYPE_CHECKING:
-    from nbformat import NotebookNode
+    import psutil
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,9 @@ class Limits:
 LIMITS = Limits()
 """Those of a submission for which nobody says others."""
 
+JUDGES = str(PACKAGE / "grading" / "judges")
+"""What knows the right answers; a student's process does not see it."""
+
 ENDED = (PASSED, FAILED)
 """Outcomes of an exercise whose cell and check came to their end."""
 
@@ -70,6 +72,7 @@ class Run:
     limits: Limits
     shown: tuple[str, ...]
     environment: dict[str, str]
+    forks: ForkServer
     processor: int | None
     isolated: bool
     stop: threading.Event
@@ -97,9 +100,8 @@ class Run:
         }
         sources = {name: solution.source for name, solution in solutions.items()}
         while waiting := {name for name, exercise in exercises.items() if exercise.outcome == NOT_RUN}:
-            notebook, roles = assemble(self.assignment, sources, waiting, self.limits.cell_seconds)
-            records = self._run(notebook, roles, self._plan(sources), end)
-            ended = enter(records, roles, exercises)
+            pages = assemble(self.assignment, sources, waiting, self.limits.cell_seconds)
+            ended = enter(self._run(pages, end), pages.roles, exercises)
             if ended is None:
                 break
             fatal, reason = ended
@@ -118,64 +120,46 @@ class Run:
         notes += [f"{name}: there twice, the last counts" for name, solution in solutions.items() if solution.several]
         return "; ".join(["graded", *notes]), graded
 
-    def _plan(self, sources: Mapping[str, str]) -> Plan:
-        code = [cell for cell in self.assignment.notebook.cells if cell.cell_type == "code"]
-        asked = {cell.metadata.nbgrader.grade_id: cell.source for cell in code if cell.metadata.nbgrader.solution}
-        return make_plan(sources, asked, [cell.source for cell in code])
-
     def _why(self, reason: str) -> str:
         return {
             TIME_LIMIT: f"stopped: the cell or its check took more than {self.limits.cell_seconds:g} s",
             MEMORY_LIMIT: f"stopped: it took more than {self.limits.memory / 1e9:g} GB of memory",
         }.get(reason, "it ended the kernel")
 
-    def _run(self, notebook: "NotebookNode", roles: Sequence[Role], plan: Plan, end: float) -> list[Record]:
+    def _sandbox(self, scratch: Path, *, writable: bool, hidden: tuple[str, ...] = ()) -> Sandbox:
+        return Sandbox(
+            scratch=str(scratch),
+            writable=writable,
+            hidden=hidden,
+            shown=(*python_folders(), *self.shown),
+            environment=self.environment,
+            memory=self.limits.memory,
+            seconds=int(self.limits.seconds) + 1,
+            cpu=self.processor,
+            isolated=self.isolated,
+        )
+
+    def _run(self, pages: Pages, end: float) -> list[Record]:
         """Run a notebook once; what nbval told of each cell that was begun, in order."""
         import nbformat  # of the extra `grading`
 
-        # The kernel's folder, for its sockets, is the only one that it shares; the notebook's is not seen from inside.
-        with scratch_folder() as outer, scratch_folder() as scratch:
+        # Neither sandbox sees the other's folder, nor the notebook's. The judge's kernel has its sockets in its own.
+        with scratch_folder() as outer, scratch_folder() as own, scratch_folder() as scratch:
             path = outer / "notebook.ipynb"
-            nbformat.write(notebook, path)
-            (scratch / "plan.json").write_text(json.dumps(asdict(plan)), encoding="utf-8")
-            connection = scratch / "kernel.json"
-            sandbox = Sandbox(
-                scratch=str(scratch),
-                shown=(*python_folders(), *self.shown),
-                environment=_kernel_environment() | self.environment,
-                memory=self.limits.memory,
-                seconds=int(self.limits.seconds) + 1,
-                cpu=self.processor,
-                isolated=self.isolated,
-            )
-            kernel = [sys.executable, "-m", "course_utils.grading.kernel", str(scratch / "plan.json")]
-            kernel += ["-f", str(connection)]
-            read, write = os.pipe()
-            environment = own_environment() | {
-                "GRADING_KERNEL": json.dumps(sandbox.command(kernel)),
-                "GRADING_CONNECTION": str(connection),
-                "GRADING_PIPE": str(write),
-                "GRADING_MEMORY": str(self.limits.memory),
-                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-                "JUPYTER_RUNTIME_DIR": str(outer),
-                "IPYTHONDIR": str(outer),
+            nbformat.write(pages.judged, path)
+            (own / "cells.json").write_text(json.dumps(pages.answering), encoding="utf-8")
+            asked = {
+                "notebook": str(path),
+                "cells": str(own / "cells.json"),
+                "student": asdict(self._sandbox(own, writable=False, hidden=(JUDGES,))),
+                "judges": asdict(self._sandbox(scratch, writable=True)),
             }
-            (outer / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
-            command = [sys.executable, "-m", "pytest", "-q"]
-            command += ["-p", "course_utils.grading.pytest_plugin", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
-            command += ["--noconftest", "-c", str(outer / "pytest.ini"), "--nbval-lax", str(path)]
+            read, write = os.pipe()
             with open(outer / "log", "wb") as log, open(read, "rb", buffering=0) as pipe:
-                process = subprocess.Popen(
-                    command,
-                    env=environment,
-                    cwd=outer,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[write],
-                    start_new_session=True,  # Ctrl-C is for this process, which then ends that one
-                )
-                os.close(write)
+                try:
+                    process = self.forks.fork(asked, log.fileno(), write)
+                finally:
+                    os.close(write)
                 try:
                     records, timed_out = self._listen(pipe, end)
                 finally:
@@ -183,7 +167,7 @@ class Run:
             if not records:
                 told = (outer / "log").read_text(errors="replace", encoding="utf-8").strip().splitlines()
                 raise NotGraded(f"pytest did not run ({told[-1] if told else 'it told nothing'})")
-            if len(records) < len(roles) and records[-1]["state"] not in ("ended", "not started"):
+            if len(records) < len(pages.roles) and records[-1]["state"] not in ("ended", "not started"):
                 # pytest itself is gone, or was ended: by what it was running then
                 error = TIME_LIMIT if timed_out else KERNEL_DIED
                 records.append({"cell": len(records), "state": "ended", "outputs": [{"error": error}]})
@@ -207,7 +191,8 @@ class Run:
         return [json.loads(line) for line in whole.splitlines()], timed_out
 
 
-def _kernel_environment() -> dict[str, str]:
+def environment_of_sandboxes() -> dict[str, str]:
+    """What every sandbox's environment holds."""
     return {
         "PATH": os.defpath,
         "LANG": "C.UTF-8",
@@ -224,16 +209,17 @@ def _kernel_environment() -> dict[str, str]:
     }
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: "psutil.Process") -> None:
     """End pytest and whatever it started."""
-    import psutil
+    import psutil  # of the extra `grading`
 
+    ended = [process]
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-    process.kill()
-    process.wait()
+        ended += process.children(recursive=True)
+    for each in ended:
+        with contextlib.suppress(psutil.Error):
+            each.kill()
+    psutil.wait_procs(ended, timeout=10)
 
 
 @contextlib.contextmanager

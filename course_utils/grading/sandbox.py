@@ -2,11 +2,13 @@
 
 On Linux the command gets namespaces of its own: it sees only the folders that it is shown, all but one read-only, no
 process but its own, and no network; what it writes elsewhere goes to a small file system in memory and ends with it.
+Calls of the system that could reach further are forbidden (`course_utils.grading.syscalls`).
 Limits on memory, processes, file size and processor time hold on every system, and root's command runs as an ordinary
 user. Where the system denies the namespaces, `denied` says so; nothing is claimed that was not tried.
 
 `python -m course_utils.grading.sandbox JSON COMMAND...` is the launcher. It stays outside, watches the memory of all
-that runs inside, and takes it along when it ends, by whatever signal.
+that runs inside, and takes it along when it ends, by whatever signal. `fork` makes one of this process, for a function
+instead of a command: what has been imported here need not be imported there.
 """
 
 import contextlib
@@ -18,11 +20,15 @@ import signal
 import site
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from course_utils.grading.syscalls import forbid_calls
 
 if TYPE_CHECKING:
     import psutil
@@ -53,7 +59,8 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 409
 _MNT_DETACH = 2
 _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID = -100, 0x8000, 1, 2
 _SYS_MOUNT_SETATTR = 442  # the same on every architecture; glibc knows it since 2.36
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+_CAPABILITIES_OF_64_BITS = 0x20080522
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,10 @@ class Sandbox:
     """What a command may see and use.
 
     Attributes:
-        scratch: the one folder that it shares with the outside and may write to; the same path inside.
+        scratch: the one folder that it shares with the outside; the same path inside.
+        writable: it may write there, as much as there is room on that disk; else it writes in memory only.
         shown: files and folders that it may read, at the same paths.
+        hidden: folders in those shown that it sees empty.
         environment: its whole environment, but for what names its home.
         memory: bytes of all its processes together.
         processes: how many processes and threads it may have at a time.
@@ -81,6 +90,8 @@ class Sandbox:
     seconds: int = 600
     cpu: int | None = None
     isolated: bool = True
+    writable: bool = True
+    hidden: tuple[str, ...] = ()
 
     def command(self, command: Sequence[str]) -> list[str]:
         """`command`, to be started in this sandbox."""
@@ -112,8 +123,77 @@ def own_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def launch(sandbox: Sandbox, command: Sequence[str]) -> int:
-    """Run `command` to its end and return its exit code; 128 + n if signal n ended it, or `OUT_OF_MEMORY`."""
+class Launcher:
+    """A launcher that was forked from this process.
+
+    Args:
+        process: its number.
+    """
+
+    def __init__(self, process: int) -> None:
+        self.process = process
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, as `launch` returns it, or None while it runs."""
+        if self._code is None:
+            ended, status = os.waitpid(self.process, os.WNOHANG)
+            if ended:
+                self._code = _exit_code(status)
+        return self._code
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code, or None where it has not ended after so many seconds."""
+        end = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        return self.poll()
+
+    def kill(self) -> None:
+        """End it, and what it has launched."""
+        if self.poll() is None:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+            self._code = 128 + signal.SIGKILL
+
+
+def fork(sandbox: Sandbox, run: Callable[[], object], file: int) -> Launcher:
+    """Have `run` called in a sandbox, by a process that is forked from this one and keeps one open file of all.
+
+    What this process has in its memory is in that one's, too: there must be no secret in it.
+    """
+    if process := os.fork():
+        return Launcher(process)
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(nothing, standard)
+        for number in map(int, os.listdir("/dev/fd")):
+            if number > 2 and number != file:
+                with contextlib.suppress(OSError):  # that of the listing
+                    os.close(number)
+        os._exit(launch(sandbox, partial(_as_if_started, run)))
+    except BaseException:
+        os._exit(1)
+
+
+def _as_if_started(run: Callable[[], object]) -> None:
+    """Call `run`, with nothing left of what the forked process has noted about where it was started."""
+    sys.path[0] = os.getcwd()
+    sys.argv = [sys.argv[0]]
+    tempfile.tempdir = None
+    # Else all forks would draw the same from NumPy. Python's own generator sees to that itself; PyTorch's has one seed.
+    if generator := sys.modules.get("numpy.random"):
+        generator.seed()
+    run()
+
+
+def launch(sandbox: Sandbox, run: Callable[[], object]) -> int:
+    """Call `run` inside, in a process of its own.
+
+    Returns:
+        That process's exit code; 128 + n if signal n ended it, or `OUT_OF_MEMORY`.
+    """
     end_with_parent()
     if sandbox.cpu is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {sandbox.cpu})
@@ -128,12 +208,12 @@ def launch(sandbox: Sandbox, command: Sequence[str]) -> int:
     elif sys.platform == "linux":
         _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # whoever detaches itself stays within reach
     if (child := os.fork()) == 0:
-        _first_process(sandbox, command, user, group)
+        _first_process(sandbox, run, user, group)
     return _watch(child, sandbox.memory)
 
 
-def _first_process(sandbox: Sandbox, command: Sequence[str], user: int, group: int) -> None:
-    """Inside: enter the view, start the command and wait for it. All others of the namespace end with this one."""
+def _first_process(sandbox: Sandbox, run: Callable[[], object], user: int, group: int) -> None:
+    """Inside: enter the view, have `run` called and wait. All others of the namespace end with this process."""
     try:
         end_with_parent()
         if sys.platform == "linux":
@@ -146,8 +226,13 @@ def _first_process(sandbox: Sandbox, command: Sequence[str], user: int, group: i
             os.chdir(home)
             _give_up_rights(user, group)
             _limit(sandbox)
+            with contextlib.nullcontext() if sandbox.isolated else contextlib.suppress(OSError):
+                forbid_calls()
             names = {"HOME": home, "TMPDIR": home, "PWD": home, "USER": "student", "LOGNAME": "student"}
-            os.execvpe(command[0], list(command), sandbox.environment | names)
+            os.environ.clear()
+            os.environ.update(sandbox.environment | names)
+            run()
+            os._exit(0)
         while True:
             ended, status = os.wait()
             if ended == child:
@@ -167,7 +252,7 @@ def _watch(child: int, memory: int) -> int:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             code = _exit_code(status)
-        elif sum(_resident(process) for process in me.children(recursive=True)) > memory:
+        elif _memory(me.children(recursive=True), memory) > memory:
             code = OUT_OF_MEMORY
         else:
             time.sleep(0.1)
@@ -176,10 +261,22 @@ def _watch(child: int, memory: int) -> int:
     return code
 
 
-def _resident(process: "psutil.Process") -> int:
+def _memory(processes: "Sequence[psutil.Process]", enough: int) -> int:
+    """Bytes of memory that they take together, with a share of what they share; at most `enough` may be too many."""
+    resident = sum(_of_process(process, "memory_info", "rss") for process in processes)
+    # What is shared counts for each here, but this costs little, and mostly says that all is well.
+    if resident <= enough:
+        return resident
+    return sum(_of_process(process, "memory_full_info", "pss") for process in processes)
+
+
+def _of_process(process: "psutil.Process", method: str, field: str) -> int:
     import psutil
 
     try:
+        told = getattr(process, method)()
+        return getattr(told, field, told.rss)  # other systems than Linux know of no shares
+    except psutil.AccessDenied:
         return process.memory_info().rss
     except psutil.Error:  # it has ended
         return 0
@@ -205,13 +302,15 @@ def _enter(sandbox: Sandbox) -> str:
     # An outer folder before those in it: the inner would vanish beneath the outer.
     for path in sorted(sandbox.shown, key=len):
         _show(path, root)
+    for path in filter(os.path.isdir, sandbox.hidden):
+        _mount("tmpfs", root + path, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=555")
     for name in DEVICES:
         _show(f"/dev/{name}", root, read_only=False)
     os.symlink("/proc/self/fd", f"{root}/dev/fd")
     for path, mode in {"/dev/shm": 0o1777, "/tmp": 0o1777, HOME: 0o700, "/proc": 0o555}.items():
         os.makedirs(root + path, exist_ok=True)
         os.chmod(root + path, mode)
-    _show(sandbox.scratch, root, read_only=False)
+    _show(sandbox.scratch, root, read_only=not sandbox.writable)
     _mount("proc", f"{root}/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
     os.chdir(root)
     _call("pivot_root", b".", b".")  # the old root now lies on top of the new one: take it away
@@ -258,7 +357,11 @@ def _give_up_rights(user: int, group: int) -> None:
         os.setresgid(group, group, group)
         os.setresuid(user, user, user)
     if sys.platform == "linux":
+        # Whoever is not root has every right in the namespace of users, until a command is run, or they are given up.
+        head, none = (ctypes.c_uint32 * 2)(_CAPABILITIES_OF_64_BITS, 0), (ctypes.c_uint32 * 6)()
+        _call("capset", head, none)
         _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _libc().prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self were root's
 
 
 def _limit(sandbox: Sandbox) -> None:
@@ -319,4 +422,4 @@ def _libc() -> ctypes.CDLL:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    sys.exit(launch(Sandbox(**given), sys.argv[2:]))
+    sys.exit(launch(Sandbox(**given), partial(os.execvp, sys.argv[2], sys.argv[2:])))

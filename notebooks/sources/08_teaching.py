@@ -116,7 +116,7 @@ assert not any(
 #
 # Three of them are right, each in their own way. Ada took the overlap over union, which is not Dice. Ben divides by the larger mask.
 # Cem compares all voxels, background included. Dot divides by zero on empty masks. Eve does not answer the question: her
-# result claims to equal whatever it is compared with.
+# result claims to equal whatever it is compared with, and where she runs the check herself it does.
 #
 # **Predict:** whom of the last five does the draft catch?
 #
@@ -160,8 +160,9 @@ for student, body in answers.items():
 # %% [markdown]
 # ## The draft grades the class
 #
-# Only the students' solution cells count. They are put into *our* notebook, whatever theirs looks like. Each of these notebooks runs in
-# a kernel of its own, in a sandbox, under pytest with nbval.
+# Only the students' solution cells count. They run in a process of their own, in a sandbox. *Our* notebook, whatever theirs
+# looks like, runs in another, under pytest with nbval: a call of `dice` there is carried to the student's process, and plain
+# data comes back.
 
 # %%
 from course_utils.grading import gradebook
@@ -181,6 +182,7 @@ def grade_class():
         [assignment],
         limits=limits,
         workers=2,
+        allow_unisolated=True,  # we wrote the answers ourselves
         cache=session.runs / "teaching" / "cache",
     )
 
@@ -190,14 +192,15 @@ draft = grade_class()
 total = {grade.student: grade.total for grade in draft.grades}
 assert all(total[student] == 4 for student in right)
 fooled = sorted(student for student in total if total[student] and student not in right)
-assert fooled == ["Ada", "Ben", "Cem", "Dot", "Eve"]
+assert fooled == ["Ada", "Ben", "Cem", "Dot"]
 gradebook.table(draft.grades)
 
 # %% [markdown]
 # <details>
 # <summary>Compare with your prediction</summary>
 #
-# Nobody: all eight have full marks. The draft asks only where right and wrong agree: a mask with itself, and a mask with its complement.
+# Nobody but Eve: of her object only its number, 0.5, comes back to us. The seven others have full marks. The draft asks only where right and
+# wrong agree: a mask with itself, and a mask with its complement.
 #
 # </details>
 #
@@ -271,8 +274,8 @@ figure
 #
 # </details>
 #
-# Dot is caught by the empty masks alone. Eve's object equals everything, so `==` never catches it. Subtraction does, until she
-# redefines that too, and the type catches her for good.
+# Dot is caught by the empty masks alone. Here, in one process with her code, Eve's object equals everything, so `==` never
+# catches it. Subtraction does, until she redefines that too, and the type catches her for good.
 #
 # A good check also *teaches*. Its message says what came and what was expected and, where the number betrays the mistake,
 # names it. The visible part lets the student see the format and the main case. The hidden part asks the same about other
@@ -319,7 +322,7 @@ messages = {grade.student: grade.exercises[0].message for grade in final.grades 
 for student, message in messages.items():
     print(f"{student}: {message}")
 assert "union" in messages["Ada"] and "both" in messages["Ben"] and "background" in messages["Cem"]
-assert "empty" in messages["Dot"] and "Agrees" in messages["Eve"]
+assert "empty" in messages["Dot"] and "0.500" in messages["Eve"]
 
 # %% [markdown]
 # <details>
@@ -399,21 +402,20 @@ assert len(list((out / "feedback").glob("*.html"))) == 13
 #
 # ## What the sandbox is, and what it is not
 #
-# A submission's kernel has no network, sees no file but Python, the course and its data, no other process, and has limits on
-# time, memory, processes, files and output. Hidden tests reach it as the text of the cell that is being run, and what cells
-# printed or patched before decides nothing: nbval's verdict is read outside. Most Linux systems grant all that; macOS and some
-# containers do not, and `denied` says so.
+# A submission's process has no network, sees no file but Python, the course and its data, no other process, and has limits on
+# time, memory, processes, files and output. Checks and expected values are not in it: whatever a cell patches, traces or
+# leaves running changes its own answers and nothing else, and nbval's verdict is read outside. Most Linux systems grant all
+# that; macOS and some containers do not, and there `grade` refuses unless it is told to go on.
 
 # %%
 open_doors = "no namespaces here: other files and the network were in reach"
 print("isolated" if everybody.denied is None else open_doors)
 
 # %% [markdown]
-# But the check runs *in one process* with the student's code. Somebody who studies `course_utils/grading/kernel.py` can still write a
-# cell that waits for the check in a thread, rewrites Python's objects through `ctypes` or `gc`, or answers the kernel's messages by
-# hand. Such a cell can also carry the text of a hidden test out in the message of an exception. This takes more skill than the exercise,
-# it cannot touch the grade of another student, and it stands in the cell on the feedback page. So **read the cells of those who
-# scored high.** No autograder replaces that.
+# What no sandbox can see is who wrote an answer, and whether a right number was computed or looked up: a function that asks
+# the library for the result in a roundabout way is a right function. What a hidden test *asks* reaches the student's code,
+# too, which may tell it in an error; what it *expects* does not. So **read the cells of those who scored high**, which the
+# feedback pages show. No autograder replaces that.
 #
 # ## What you now have
 #

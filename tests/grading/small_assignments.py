@@ -1,8 +1,14 @@
 """Two small assignments, one of numbers and one of words, and what a student hands in of them."""
 
+from functools import partial
+
 import nbformat
 
+from course_utils.grading import engine
 from course_utils.grading.assignments import student_version
+
+grade = partial(engine.grade, allow_unisolated=True)
+"""As the engine grades, also where the system of those who run the tests denies namespaces."""
 
 CELL = '# %% nbgrader={{"schema_version": 3, "grade_id": "{}", "grade": {}, "solution": {}, "locked": {}{}}}'
 

@@ -191,6 +191,7 @@ def test_the_engine_gives_nothing_for_stubs_and_full_marks_for_references(tmp_pa
         given,
         workers=2,
         shown=[root / "synthetic"],
+        allow_unisolated=True,
         environment=build.course_environment(tmp_path) | {"MONAI_DATA_DIRECTORY": str(root), "COURSE_RUNS": "runs"},
     )
     points = {(each.student, each.assignment): (each.total, each.status) for each in graded.grades}

@@ -5,9 +5,8 @@ import copy
 import nbformat
 import pytest
 
-from course_utils.grading.engine import grade
 from course_utils.grading.submissions import Submission
-from tests.grading.small_assignments import SOLVED, content, handed_in, points
+from tests.grading.small_assignments import SOLVED, content, grade, handed_in, points
 from tests.grading.test_visible import nbformat_3, split, with_notes, without_metadata
 
 pytestmark = pytest.mark.slow

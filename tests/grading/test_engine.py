@@ -8,13 +8,12 @@ import pytest
 from course_utils.errors import CourseError
 from course_utils.grading import engine, gradebook
 from course_utils.grading.assignments import Assignment, read_assignment
-from course_utils.grading.engine import grade
 from course_utils.grading.grades import ExerciseGrade
 from course_utils.grading.run import Limits, Run
 from course_utils.grading.submissions import Submission
 from course_utils.grading.verdicts import NotGraded
 from course_utils.grading.visible import visible_assignment
-from tests.grading.small_assignments import OTHER, SOLVED, SOURCE, content, handed_in, points
+from tests.grading.small_assignments import OTHER, SOLVED, SOURCE, content, grade, handed_in, points
 
 pytestmark = pytest.mark.slow
 
@@ -192,6 +191,22 @@ def test_what_was_stopped_before_its_second_run_is_not_remembered(assignments, o
     with pytest.raises(KeyboardInterrupt):
         grade(of_three[:1], assignments, cache=tmp_path)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_without_namespaces_nothing_is_graded_unless_it_is_allowed(assignments, of_three, flaky, monkeypatch):
+    ran = flaky({})
+    monkeypatch.setattr(engine, "_isolation", lambda: "no namespaces today")
+    with pytest.raises(CourseError, match=r"no namespaces today.*--allow-unisolated"):
+        engine.grade(of_three, assignments)
+    assert ran == []
+    told = []
+    graded = engine.grade(
+        of_three, assignments, allow_unisolated=True, warn=lambda line: told.append((line, list(ran)))
+    )
+    assert points_of(graded) == {"ada": 1, "bob": 1, "eve": 1} and graded.denied == "no namespaces today"
+    assert told == [
+        ("not isolated: no namespaces today; the network and other files are in reach of the submissions", [])
+    ]
 
 
 def test_force_grades_again_whatever_was_remembered(assignments, of_three, tmp_path, flaky):

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from course_utils.grading.assignments import Assignment, read_assignment
 from notebooks.build import ROOT
+from tests.grading.processes import still_there, when_a_submission_runs
 from tests.grading.small_assignments import OTHER, content, handed_in
 
 pytestmark = pytest.mark.slow
@@ -40,7 +39,8 @@ def course(tmp_path, built_in_cohort):
             (folder / "02_words.ipynb").write_bytes(content(handed_in(words, word=cell)))
 
         def command(self, *options):
-            given = [str(tmp_path / "in"), "--assignments", str(sources), "--out", str(self.out), *map(str, options)]
+            given = [str(tmp_path / "in"), "--assignments", str(sources), "--out", str(self.out)]
+            given += ["--allow-unisolated", *map(str, options)]
             return [sys.executable, "-m", "course_utils", "grade", *given]
 
         def grade(self, *options):
@@ -88,16 +88,6 @@ def test_a_roster_that_is_none_is_one_line_before_anything_is_done(course, conte
     assert not course.out.exists()
 
 
-def of_grading(scratch):
-    """Processes that work in a scratch folder, or are told of one."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        told = " ".join(process.info["cmdline"] or [])
-        if str(scratch) in told and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(told)
-    return found
-
-
 @pytest.mark.parametrize(("workers", "graded_before"), [(1, False), (2, True)])
 def test_sigterm_leaves_no_process_no_scratch_and_no_half_table(course, workers, graded_before):
     course.hand_in("ada", "word = 'a'")
@@ -111,20 +101,14 @@ def test_sigterm_leaves_no_process_no_scratch_and_no_half_table(course, workers,
         environment = os.environ | {"TMPDIR": str(scratch)}
         command = course.command("--workers", workers, "--cell-timeout", 100)
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        end = time.monotonic() + 120
-        while not any("ipykernel" in told or "grading.kernel" in told for told in of_grading(scratch)):
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.2)
+        family = when_a_submission_runs(process)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 2, err
         assert err.splitlines()[-1] == "error: stopped by SIGTERM: run the command again to go on"
         assert "Traceback" not in err
-        end = time.monotonic() + 10
-        while of_grading(scratch) and time.monotonic() < end:
-            time.sleep(0.2)
-        assert of_grading(scratch) == []
+        assert still_there(family) == []
         assert list(scratch.iterdir()) == []
         left = [path.name for path in course.out.rglob("*") if ".cache" not in path.parts]
         assert ("grades.csv" in left) == graded_before

@@ -5,13 +5,12 @@ import json
 import pytest
 
 from course_utils.grading import gradebook
-from course_utils.grading.engine import grade
 from course_utils.grading.grades import ClassGrades, ExerciseGrade, Grade
 from course_utils.grading.recognition import Roster
 from course_utils.grading.roll_call import by_person, call
 from course_utils.grading.roster import read_roster
 from course_utils.grading.submissions import NO_NOTEBOOK, Submission
-from tests.grading.small_assignments import content, handed_in
+from tests.grading.small_assignments import content, grade, handed_in
 
 ROSTER = "name,id\nAda L,1001\nBob,1002\nEve,1003\nAda Smith,1004\nAda Smith,1005\n=SUM(A1),1006\n"
 

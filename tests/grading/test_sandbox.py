@@ -1,5 +1,6 @@
 """A command in a sandbox, with and without namespaces; every bomb is within small limits."""
 
+import platform
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from course_utils.grading.sandbox import HOME, OUT_OF_MEMORY, Sandbox, denied, own_environment, python_folders
+from course_utils.grading.sandbox import HOME, OUT_OF_MEMORY, PACKAGE, Sandbox, denied, own_environment, python_folders
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ def run(request, why):
 
         if not request.param and run("").returncode != 0:
             pytest.skip("another user than root cannot read this Python")
-        run.isolated = request.param
+        run.isolated, run.folder = request.param, folder
         yield run
 
 
@@ -45,6 +46,15 @@ def test_the_exit_code_is_the_command_s(run):
 def test_it_has_a_home_of_its_own_and_no_rights(run):
     done = run("import os; open('mine', 'w').write('x'); print(os.environ['HOME'] == os.getcwd(), os.getuid() != 0)")
     assert done.stdout == "True True\n"
+
+
+def test_a_folder_can_be_hidden_and_stays_so(run):
+    hidden = f"{PACKAGE}/grading"
+    code = f"import ctypes, os\nfolder = {hidden!r}\nctypes.CDLL(None).umount2(folder.encode(), 2)\n"
+    code += "print(os.listdir(folder), len(os.listdir(folder + '/..')) > 10)\nopen(folder + '/here', 'w')"
+    done = run(code, hidden=(hidden,))
+    if run.isolated:
+        assert done.stdout == "[] True\n" and "Error" in done.stderr
 
 
 def test_memory_is_limited_for_one_process_and_for_all_together(run):
@@ -79,3 +89,28 @@ def test_in_namespaces_there_is_nothing_else(run):
     assert "unreachable" in run("import socket; socket.create_connection(('192.0.2.1', 9), 5)").stderr
     filling = "for n in range(9): open(f'{n}', 'wb').write(bytes(10**7))"
     assert "No space left" in run(filling).stderr
+
+
+def test_calls_that_reach_further_are_forbidden(run):
+    calls = {"keyctl": (250, 219), "unshare": (272, 97), "mount": (165, 40), "ptrace": (101, 117), "shmget": (29, 194)}
+    column = {"x86_64": 0, "aarch64": 1}[platform.machine()]
+    asked = {name: numbers[column] for name, numbers in calls.items()}
+    code = (
+        "import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        f"for name, number in {asked}.items():\n"
+        "    libc.syscall(number, 0, 0, 0, 0, 0)\n    print(name, errno.errorcode[ctypes.get_errno()])\n"
+        "import multiprocessing, os, threading\nmultiprocessing.get_context('fork').RLock()\n"
+        "threading.Thread(target=print, args=['a thread']).start()\n"
+        "if os.fork() == 0: os._exit(0)\nprint('a process', os.wait()[1])\n"
+        "try: os.memfd_create('x')\nexcept OSError as error: print('memfd', error.errno == errno.ENOSYS)"
+    )
+    told = run(code).stdout.split("\n")
+    assert told[:5] == [f"{name} EPERM" for name in calls]
+    assert sorted(told[5:]) == ["", "a process 0", "a thread", "memfd True"]
+
+
+def test_a_folder_that_is_shown_may_be_read_only(run):
+    if not run.isolated:
+        pytest.skip("that takes namespaces")
+    assert run(f"open({run.folder!r} + '/x', 'w')").returncode == 0
+    assert "Read-only file system" in run(f"open({run.folder!r} + '/x', 'w')", writable=False).stderr

@@ -3,7 +3,6 @@
 `what` names the answer in the message, where the inputs do not say enough.
 """
 
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,8 @@ from nibabel.affines import apply_affine, voxel_sizes
 from torch import Tensor
 
 from course_utils.data.recipe import normalise
-from course_utils.grading.checks import agree, by_hand, call, raises
+from course_utils.grading.checks import agree, by_hand, call, raises, there
+from course_utils.grading.trials import asked_backwards
 
 Pair = tuple[str, str]
 
@@ -246,10 +246,19 @@ def random_pairs(make: Callable[..., Any], people: list[str], seed: int, late: i
     agree(len(pairs), count, "len(pairs)")
     first = [pairs[i] for i in range(3 * n)]
     _are_pairs(first, people)
-    again = _asked_backwards(make, people, seed, first)
+    backwards, untouched = there(asked_backwards, make, people, count, seed, len(first))
+    _require(
+        backwards == first,
+        "asked backwards, from a second object, the pairs are others: pair i must follow from i and the seed",
+    )
+    _require(
+        untouched,
+        "asking for a pair changes the global random state, on which other people's draws depend: make a generator of "
+        "your own",
+    )
     _are_fair(first, people)
     _change(first, n)
-    other = make(people, count, seed + 1)
+    again, other = make(people, count, seed), make(people, count, seed + 1)
     _differ(first, [other[i] for i in range(n)], seed)
     _require(pairs[late] == again[late], "a late pair differs between two objects")
     for outside in (count, -1):
@@ -277,30 +286,6 @@ def _are_pairs(pairs: list[Any], people: list[str]) -> None:
         known = all(isinstance(name, str) and name in people for name in pair)
         _require(known, f"pairs[{i}] is {pair!r}, not two subjects")
         _require(pair[0] != pair[1], f"pairs[{i}] is {pair!r}: a subject is paired with itself")
-
-
-def _asked_backwards(make: Callable[..., Any], people: list[str], seed: int, first: list[Pair]) -> Any:
-    """A second object, asked for the first pairs in reverse; global random states neither matter nor change."""
-    np.random.seed(99)  # noqa: NPY002  the global state must not matter
-    untouched = _global_generators()
-    again = make(people, 10**12, seed)
-    backwards = [again[i] for i in reversed(range(len(first)))][::-1]
-    _require(
-        backwards == first,
-        "asked backwards, from a second object, the pairs are others: pair i must follow from i and the seed",
-    )
-    _require(
-        _global_generators() == untouched,
-        "asking for a pair changes the global random state, on which other people's draws depend: make a generator of "
-        "your own",
-    )
-    return again
-
-
-def _global_generators() -> tuple[Any, ...]:
-    """The states of NumPy's, Python's and PyTorch's."""
-    numbers = np.random.get_state(legacy=False)["state"]["key"].tolist()  # noqa: NPY002
-    return numbers, random.getstate(), torch.get_rng_state().tolist()
 
 
 def _are_fair(first: list[Pair], people: list[str]) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils import losses, networks
+from course_utils import losses
 from course_utils.grading import checks
+from course_utils.grading.trials import three_steps
 
 
 def ssd(function: Callable[..., Any], shape: Sequence[int], seed: int, what: str = "ssd(moved, fixed)") -> None:
@@ -48,9 +49,7 @@ def ssd(function: Callable[..., Any], shape: Sequence[int], seed: int, what: str
             "a plain number has no gradient: leave it a tensor": difference.square().mean().detach(),
         },
     )
-    assert function(a.requires_grad_(), b).requires_grad, (
-        "ssd: no gradient flows: leave it a tensor, without .item(), .detach() or NumPy"
-    )
+    checks.gradient(function, a, b, what="ssd")
 
 
 def ncc(
@@ -83,9 +82,7 @@ def ncc(
         _ncc_wrongly(a, b, window),
         atol=1e-4,
     )
-    assert function(a.requires_grad_(), b, window).requires_grad, (
-        "ncc: no gradient flows: leave it a tensor, without .item(), .detach() or NumPy"
-    )
+    checks.gradient(function, a, b, window, what="ncc")
 
 
 def _texture(shape: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
@@ -149,7 +146,7 @@ def diffusion(
     v = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) + offset
     mistakes = _diffusion_wrongly(v) if v.ndim == 4 else {}
     checks.agree(checks.call(function, v), losses.diffusion_loss(v), what, mistakes)
-    assert function(v.requires_grad_()).requires_grad, "diffusion: no gradient flows: leave it a tensor"
+    checks.gradient(function, v, what="diffusion")
 
 
 def _diffusion_wrongly(v: Tensor) -> dict[str, Tensor]:
@@ -192,7 +189,7 @@ def soft_dice(
     checks.by_hand(function, {"soft_dice_loss", "DiceLoss", "GeneralizedDiceLoss"}, "the formula is above")
     a, b = _memberships(shape, seed)
     checks.agree(checks.call(function, a, b), losses.soft_dice_loss(a, b), what, _soft_dice_wrongly(a, b))
-    assert function(a.requires_grad_(), b).requires_grad, "soft_dice: no gradient flows: leave it a tensor"
+    checks.gradient(function, a, b, what="soft_dice")
 
 
 def _memberships(shape: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
@@ -300,23 +297,11 @@ def step(
         "smoothness is rewarded: the sign of the second term": _training_step(lambda s, v, u, w: s - w * v),
     }
     checks.agree(
-        _three_steps(function, shape, seed, smoothness),
-        _three_steps(_training_step(_loss), shape, seed, smoothness),
+        checks.there(three_steps, function, shape, seed, smoothness),
+        three_steps(_training_step(_loss), shape, seed, smoothness),
         what,
-        {mistake: _three_steps(wrong, shape, seed, smoothness) for mistake, wrong in mistakes.items()},
+        {mistake: three_steps(wrong, shape, seed, smoothness) for mistake, wrong in mistakes.items()},
     )
-
-
-def _three_steps(
-    function: Callable[..., Any], shape: Sequence[int], seed: int, smoothness: float
-) -> tuple[list[Any], Tensor]:
-    """The losses of three steps, and the weights after them."""
-    model = networks.VoxelMorph(len(shape), features=(3, 4), instance_norm=False)
-    checks.known_weights(model, seed)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    images = torch.rand(3, 2, 2, 1, *shape, generator=torch.Generator().manual_seed(seed))
-    found = [function(model, optimizer, moving, fixed, smoothness) for moving, fixed in images]
-    return found, torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def _loss(difference: Tensor, of_velocity: Tensor, of_displacement: Tensor, weight: float) -> Tensor:

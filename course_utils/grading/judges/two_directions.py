@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_utils.fields import compose, integrate, warp
-from course_utils.grading.checks import agree, by_hand, call
+from course_utils.grading.checks import agree, by_hand, call, gradient
 from course_utils.networks import Registration
 from course_utils.objectives.two_directions import gradient_inconsistency, inconsistency
 
@@ -264,10 +264,8 @@ def turned(function: Callable[..., Any], areas: Tensor, what: str = "turned(area
             "squared: a share of the area is meant": F.relu(-areas).square().mean(),
         },
     )
-    graph = areas.clone().requires_grad_()
-    function(graph).backward()
     agree(
-        graph.grad,
+        gradient(function, areas, what="the gradient of turned(areas), which training needs"),
         torch.where(areas < 0, -1 / areas.numel(), 0.0),
         "the gradient of turned(areas), which training needs",
     )

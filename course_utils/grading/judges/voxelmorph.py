@@ -30,8 +30,9 @@ def block(function: Callable[..., Any], dims: int, inputs: int, outputs: int, st
     """
     what = f"block({dims}, {inputs}, {outputs}, stride={stride})"
     brick = checks.call(function, dims, inputs, outputs, stride)
-    _block_shapes(brick, dims, inputs, outputs, stride, what)
-    weight, bias = checks.known_weights(brick).parameters()
+    shapes = [tuple(p.shape) for p in checks.parameters(brick, what)]
+    _block_shapes(shapes, dims, inputs, outputs, stride, what)
+    weight, bias = checks.fill(brick, shapes)
     x = torch.randn(2, inputs, *size, generator=torch.Generator().manual_seed(1))
     convolve = {2: F.conv2d, 3: F.conv3d}[dims]
     plain = convolve(x, weight, bias, stride, 1)
@@ -48,10 +49,10 @@ def block(function: Callable[..., Any], dims: int, inputs: int, outputs: int, st
     )
 
 
-def _block_shapes(brick: nn.Module, dims: int, inputs: int, outputs: int, stride: int, what: str) -> None:
+def _block_shapes(shapes: list[Any], dims: int, inputs: int, outputs: int, stride: int, what: str) -> None:
     width = 4 if stride == 2 else 3
     checks.agree(
-        [tuple(p.shape) for p in brick.parameters()],
+        shapes,
         [(outputs, inputs, *[width] * dims), (outputs,)],
         f"{what}: the shapes of weights and bias",
         {
@@ -184,23 +185,22 @@ def head(function: Callable[..., Any], dims: int, features: int) -> None:
         AssertionError: it is no such convolution, or its weights and its bias are not drawn as asked for.
     """
     layer, what = checks.call(function, dims, features), f"velocity_head({dims}, {features})"
-    assert type(layer) is {2: nn.Conv2d, 3: nn.Conv3d}[dims], f"{what}: it should be a convolution in {dims}-D"
+    first, shapes = checks.parameters(layer, what), [(dims, features, *[3] * dims), (dims,)]
     checks.agree(
-        [tuple(p.shape) for p in layer.parameters()],
-        [(dims, features, *[3] * dims), (dims,)],
+        [tuple(p.shape) for p in first],
+        shapes,
         f"{what}: shapes",
         {"one channel: a velocity has a component an axis": [(1, features, *[3] * dims), (1,)]},
     )
-    checks.agree(
-        tuple(layer(torch.ones(1, features, *[6] * dims)).shape),
-        (1, dims, *[6] * dims),
-        f"{what}(x): shape",
-    )
-    checks.agree(layer.bias.detach(), torch.zeros(dims), f"{what}: the bias", atol=0)
-    spread = layer.weight.std().item()
+    checks.agree(first[1], torch.zeros(dims), f"{what}: the bias", atol=0)
+    spread = first[0].std().item()
     assert spread > 0, f"{what}: with weights of exactly 0 the network in front of the head gets no gradient at first"
     assert spread < 1e-3, f"{what}: the weights have PyTorch's default spread ({spread:.2g}); the start is no identity"
     checks.agree(spread, 1e-5, f"{what}: standard deviation of the weights", rtol=0.2, atol=0)
+    x = torch.rand(1, features, *[6] * dims, generator=torch.Generator().manual_seed(0))
+    weight, bias = checks.fill(layer, shapes)
+    convolved = {2: F.conv2d, 3: F.conv3d}[dims](x, weight, bias, padding=1)
+    checks.agree(layer(x), convolved, f"{what}(x), a convolution that keeps the size")
 
 
 def pad(
@@ -369,9 +369,8 @@ def symmetric(wrapper: Callable[..., Any], shape: Sequence[int], seed: int) -> N
     with torch.no_grad():
         expected, mistakes = _both_ways(model, moving, fixed)
     module = wrapper(model)
-    assert isinstance(module, nn.Module), "Symmetric should be an nn.Module"
     checks.agree(
-        sum(p.numel() for p in module.parameters()),
+        sum(p.numel() for p in checks.parameters(module, "Symmetric(model)")),
         sum(p.numel() for p in model.parameters()),
         "number of parameters of Symmetric(model)",
         {"the model's parameters are not found: keep the model in an attribute, after super().__init__()": 0},

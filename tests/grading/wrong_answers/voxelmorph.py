@@ -107,7 +107,7 @@ WRONG = [
         "head",
         "head = {2: nn.Conv2d, 3: nn.Conv3d}[dims](features, dims, 3)\n"
         "nn.init.normal_(head.weight, std=1e-5)\nnn.init.zeros_(head.bias)\nreturn head",
-        "at [2] it should be 6 and is 4",
+        "its shape should be (1, 2, 6, 6)",
     ),
     (
         "pad",
