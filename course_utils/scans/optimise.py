@@ -51,6 +51,8 @@ LARGEST_LEVEL = 2**21
 """Voxels. A step at the full resolution of a brain of 1 mm takes seconds."""
 START = 2
 """How many times coarser than the images the velocity is that it begins with: what networks of half resolution give."""
+SQUARINGS = 5
+"""While it descends; the result is integrated with more."""
 SMALLEST = 8
 """Voxels along an axis below which a level gets no coarser."""
 PATIENCE = 20
@@ -131,16 +133,19 @@ def optimise(
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors born in inference mode know no gradients, their copies do.
         moving, fixed = moving.clone(), fixed.clone()
-        # Without a start the velocity is what its change is, and need not be finer.
         begun = None if start is None else resize(start.clone(), _coarser(spatial, START))
         change = moving.new_zeros(1, len(spatial), *_coarser(spatial, descent.coarseness)).requires_grad_()
 
-        def current() -> Tensor:
-            return change if begun is None else begun + resize(change, begun.shape[2:])
+        def velocity_of(shape: Sequence[int]) -> Tensor:
+            """Of images of a shape: where it begins half as fine as they are. Else it is its change, and as fine."""
+            if begun is None:
+                return change
+            shape = [max(math.ceil(n / START), least) for n, least in zip(shape, change.shape[2:], strict=True)]
+            return resize(begun, shape) + resize(change, shape)
 
         def register(moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
-            velocity = current()
-            displacement = resize(integrate(velocity), moving.shape[2:])
+            velocity = velocity_of(moving.shape[2:])
+            displacement = resize(integrate(velocity, SQUARINGS), moving.shape[2:])
             return Registration(warp(moving, displacement), displacement, velocity, {"change": change})
 
         if levels is None:
@@ -170,7 +175,7 @@ def optimise(
             tell(last, counts[-1])
     with torch.no_grad():
         # Integrated again at full resolution, where exp(-v) undoes exp(v) best.
-        velocity = resize(current(), spatial)
+        velocity = resize(velocity_of(spatial), spatial)
         displacement = integrate(velocity)
         return Registration(warp(moving, displacement), displacement, velocity)
 
