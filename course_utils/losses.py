@@ -50,11 +50,13 @@ def ncc_loss(
         # A correlation does not change with an offset, and small means keep E[x^2] - E[x]^2 exact.
         axes = tuple(range(1, moved.ndim))
         moved, fixed = (image.float() - image.float().mean(axes, keepdim=True) for image in (moved, fixed))
-        share = None if weight is None else box_mean(weight.float(), window).clamp(min=1e-6)
 
         def mean(*products: Tensor) -> tuple[Tensor, ...]:
             stacked = torch.cat(products, dim=1)
-            means = box_mean(stacked, window) if weight is None else box_mean(stacked * weight, window) / share
+            if weight is None:
+                means = box_mean(stacked, window)
+            else:
+                means = box_mean(stacked * weight, window) / box_mean(weight.float(), window).clamp(min=1e-6)
             return means.chunk(len(products), dim=1)
 
         # Apart, so that no gradient is computed of what only the fixed image decides.

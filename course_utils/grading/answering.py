@@ -3,9 +3,6 @@
 It knows the cells of the assignment without the checks, and the student's. Checks, expected values and comparisons are
 in another process, the judge's. So whatever a cell changes here, in IPython, in PyTorch or in this very module, changes
 its own answers only.
-
-`python -m course_utils.grading.answering FILE NUMBER` starts it; FILE is a list of cells as JSON, NUMBER is
-of the socket.
 """
 
 import contextlib
@@ -15,7 +12,6 @@ import json
 import multiprocessing
 import os
 import subprocess
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -35,7 +31,6 @@ from course_utils.grading.link import Broken, Message, Peer
 from course_utils.grading.plain import NotPlain, pack, unpack
 from course_utils.grading.sandbox import OUT_OF_MEMORY
 from course_utils.grading.standins import TEXT, student_error
-from course_utils.lean import spare_seconds
 
 OUTPUT = 100_000
 """Characters that a cell may write to each of its two streams; the rest is dropped."""
@@ -321,17 +316,15 @@ def stay_on_this_machine(devices: Any = torch) -> None:
 
 
 def main(page: Path, number: int) -> None:
-    """Answer until the judge is gone; memory that is exhausted ends it with `OUT_OF_MEMORY`."""
+    """Answer until the judge is gone; memory that is exhausted ends it with `OUT_OF_MEMORY`.
+
+    Args:
+        page: the cells, a list of texts as JSON.
+        number: of the socket to the judge.
+    """
     cells = json.loads(page.read_text(encoding="utf-8"))
-    os.set_inheritable(number, False)
-    spare_seconds()
     stay_on_this_machine()
     try:
         Answering(cells, number).serve()
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
-
-
-if __name__ == "__main__":
-    # Under its own name: `__main__` is the student's page.
-    importlib.import_module("course_utils.grading.answering").main(Path(sys.argv[1]), int(sys.argv[2]))

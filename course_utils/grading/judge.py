@@ -2,15 +2,11 @@
 
 Where the student's cell stood, one of `course_utils.grading.pages.cell_of` does; it has the student's process run the
 cell, shows what that shows, and binds stand-ins of the names that the exercise asks for.
-
-`python -m course_utils.grading.judge NUMBER -f CONNECTION` starts it; NUMBER is of the socket to the student's process.
 """
 
 import base64
 import binascii
-import importlib
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,7 +16,6 @@ from IPython.display import display
 
 from course_utils.grading.pages import NAME
 from course_utils.grading.standins import Student
-from course_utils.lean import spare_seconds
 
 
 class Guest(Student):
@@ -82,13 +77,12 @@ class JudgeKernel(IPythonKernel):
         self.shell.user_ns[NAME] = Guest(self.number, self.shell.user_ns)
 
 
-def main(number: int, arguments: list[str]) -> None:
-    """Start the kernel."""
-    spare_seconds()
+def main(number: int, connection: str) -> None:
+    """Be the kernel, until it is told to end.
+
+    Args:
+        number: of the socket to the student's process.
+        connection: the file that says by which sockets the kernel is reached.
+    """
     JudgeKernel.number = number
-    os.set_inheritable(number, False)
-    IPKernelApp.launch_instance([*arguments, "--HistoryManager.enabled=False"], kernel_class=JudgeKernel)
-
-
-if __name__ == "__main__":
-    importlib.import_module("course_utils.grading.judge").main(int(sys.argv[1]), sys.argv[2:])
+    IPKernelApp.launch_instance(["-f", connection, "--HistoryManager.enabled=False"], kernel_class=JudgeKernel)

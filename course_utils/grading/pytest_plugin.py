@@ -149,7 +149,7 @@ def judge_notebook(notebook: str, cells: str, student: dict[str, Any], judges: d
             connection, transport="ipc", ip=f"{for_judge.scratch}/kernel", key=os.urandom(32).hex().encode()
         )
         number = of_judge.fileno()
-        kernel = fork(for_judge, partial(judge.main, number, ["-f", connection]), number)
+        kernel = fork(for_judge, partial(judge.main, number, connection), number)
     resource.setrlimit(resource.RLIMIT_DATA, (OWN_MEMORY, OWN_MEMORY))
     folder = Path(notebook).parent
     os.chdir(folder)

@@ -190,7 +190,9 @@ def student_of(cells, folder):
     page.write_text(json.dumps(cells), encoding="utf-8")
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-m", "course_utils.grading.answering", str(page), str(theirs.fileno())]
+        code = "from pathlib import Path\nfrom course_utils.grading import answering\n"
+        code += f"answering.main(Path({str(page)!r}), {theirs.fileno()})"
+        command = [sys.executable, "-c", code]
         environment = os.environ | {"PYTHONPATH": str(build.ROOT)}
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=folder, env=environment)
     try:
