@@ -26,7 +26,7 @@ from course_utils.training.ranks import Ranks
 LOG = logging.getLogger(__name__)
 
 LARGEST_IN_MEMORY = 4e9
-"""Bytes. Larger cohorts are cached on disk."""
+"""Bytes, of all processes of a machine that train together. Larger cohorts are cached on disk."""
 VALIDATION_PAIRS = 10
 
 
@@ -111,7 +111,9 @@ def train_cohort(
 def cache_of(cohort: Cohort, root: str | Path | None = None) -> str | Path:
     """Where `load_subjects` keeps the volumes of a cohort: in memory, or on disk below `root` where they are many."""
     size = len(cohort.subjects) * math.prod(cohort.info.shape) * 6  # float32 and int16
-    return "memory" if size < LARGEST_IN_MEMORY else Path(root or data_root()) / "cache" / cohort.info.name
+    # Each process has the whole: its pairs are of all subjects.
+    fits = size * Ranks.here().of_this_machine < LARGEST_IN_MEMORY
+    return "memory" if fits else Path(root or data_root()) / "cache" / cohort.info.name
 
 
 def _with_what_it_needs(cohort: Cohort, objective: Objective) -> Cohort:

@@ -54,6 +54,11 @@ class Ranks:
         return self.size == 1
 
     @property
+    def of_this_machine(self) -> int:
+        """How many of them are on this machine, as the launcher says; all, where it says nothing."""
+        return self.size if self.alone else int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+
+    @property
     def writes(self) -> bool:
         """Whether this is the one that writes files and tells how far the run has got."""
         return self.rank == 0
@@ -219,7 +224,13 @@ def launched() -> int:
             f"WORLD_SIZE={text} is set and {', '.join(missing)} is not: start the processes by torchrun, or unset "
             "WORLD_SIZE"
         )
-    for name, most in (("WORLD_SIZE", 2**20), ("RANK", text), ("MASTER_PORT", 2**16), ("LOCAL_RANK", text)):
+    for name, most in (
+        ("WORLD_SIZE", 2**20),
+        ("RANK", text),
+        ("MASTER_PORT", 2**16),
+        ("LOCAL_RANK", text),
+        ("LOCAL_WORLD_SIZE", 2**20),
+    ):
         value = os.environ.get(name, "0")
         if not (value.isdecimal() and int(value) < int(most)):
             raise CourseError(f"{name}={value} is no number below {most}: start the processes by torchrun")

@@ -1,5 +1,7 @@
 """From a data set to a network: what is refused before its volumes are read."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from course_utils.checkpoint import Checkpoint
@@ -9,6 +11,8 @@ from course_utils.errors import CourseError
 from course_utils.networks import ARCHITECTURES, NetworkSpec
 from course_utils.objectives import pair_objective
 from course_utils.training import TrainConfig, train_cohort
+from course_utils.training.cohort import LARGEST_IN_MEMORY, cache_of
+from course_utils.training.ranks import Ranks
 
 GRID = '[cubes]\nfolder = "cubes"\nimage = "{name}.nii.gz"\nshape = [16, 16, 16]\nspacing = [1, 1, 1]\n'
 
@@ -27,6 +31,20 @@ def test_a_grid_that_is_too_small_for_the_network(tmp_path, architecture):
     with pytest.raises(CourseError, match=r"images of 16x16x16 voxels .* a shape of 17 voxels or more along one"):
         train_cohort(cohort, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_the_processes_of_a_machine_hold_together_decides_where_a_cohort_is_kept(tmp_path, monkeypatch):
+    def kept(voxels, size, of_this_machine):
+        monkeypatch.setattr(Ranks, "here", lambda: Ranks(0, size))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(of_this_machine))
+        info = SimpleNamespace(shape=(voxels, 1, 1), name="cubes")
+        return cache_of(SimpleNamespace(subjects=range(10), info=info), tmp_path)
+
+    fits = int(LARGEST_IN_MEMORY) // 60 - 1
+    assert kept(fits, 1, 8) == "memory"  # whatever a launcher of something else may have said
+    assert kept(fits, 8, 2) == tmp_path / "cache" / "cubes"
+    assert kept(fits // 2, 8, 2) == "memory"
+    assert kept(fits // 2, 8, 8) == tmp_path / "cache" / "cubes"
 
 
 @pytest.mark.slow
