@@ -20,7 +20,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils.grading.sandbox import PACKAGE, end_with_parent
 from course_utils.grading.verdicts import NotGraded
@@ -54,6 +54,27 @@ OFTEN = (
 _HEAD = struct.Struct("<Q")
 
 
+class ServerGone(NotGraded):
+    """The server could not be started, or has ended: no memory was left, say."""
+
+
+class Fork(NamedTuple):
+    """A process that a server has forked.
+
+    Attributes:
+        process: itself.
+        server: from which it has come, and with which it ends.
+    """
+
+    process: "psutil.Process"
+    server: "subprocess.Popen[bytes]"
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the server has ended, and has ended it."""
+        return self.server.poll() is not None
+
+
 class ForkServer:
     """The line to a fork server, which starts when it is needed, and anew should it be gone.
 
@@ -72,7 +93,7 @@ class ForkServer:
         with self._alone:
             self._open.close()
 
-    def fork(self, asked: Mapping[str, Any], log: int, pipe: int) -> "psutil.Process":
+    def fork(self, asked: Mapping[str, Any], log: int, pipe: int) -> Fork:
         """Have `course_utils.grading.pytest_plugin.judge_notebook` called by a fork of its own.
 
         Args:
@@ -81,30 +102,31 @@ class ForkServer:
             pipe: the file where it writes what the cells came to.
 
         Raises:
-            NotGraded: the server cannot be started, or is gone.
+            ServerGone: there is no server, or it gives none.
         """
         import psutil  # of the extra `grading`
 
         told = json.dumps(asked).encode()
         with self._alone:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
+            server = self._process
+            if server is None or server.poll() is not None:
+                server = self._process = self._start()
             try:
                 socket.send_fds(self._line, [_HEAD.pack(len(told))], [log, pipe])
                 self._line.sendall(told)
                 (number,) = _HEAD.unpack(_read(self._line, _HEAD.size))
-                return psutil.Process(number)
+                return Fork(psutil.Process(number), server)
             except (OSError, EOFError, psutil.NoSuchProcess):
-                raise NotGraded(f"no process could be had ({self._said()})") from None
+                raise ServerGone(f"no process could be had ({self._said()})") from None
 
-    def _start(self) -> None:
+    def _start(self) -> "subprocess.Popen[bytes]":
         self._open.close()
         home = self._open.enter_context(tempfile.TemporaryDirectory(prefix="grade-"))
         self._log = Path(home, "log")
         self._line, theirs = socket.socketpair()
         self._open.enter_context(self._line)
         with theirs, open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
+            server = subprocess.Popen(
                 [sys.executable, "-m", "course_utils.grading.forkserver", str(theirs.fileno())],
                 env={**self._environment, "HOME": home, "TMPDIR": home},
                 cwd=PACKAGE.parent,
@@ -114,7 +136,8 @@ class ForkServer:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for this process, which then ends that one
             )
-        self._open.callback(_end, self._process)
+        self._open.callback(_end, server)
+        return server
 
     def _said(self) -> str:
         lines = self._log.read_text(errors="replace", encoding="utf-8").strip().splitlines()

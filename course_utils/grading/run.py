@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils.grading.assignments import Assignment
-from course_utils.grading.forkserver import ForkServer
+from course_utils.grading.forkserver import ForkServer, ServerGone
 from course_utils.grading.grades import (
     FAILED,
     KERNEL_DIED,
@@ -101,7 +101,11 @@ class Run:
         sources = {name: solution.source for name, solution in solutions.items()}
         while waiting := {name for name, exercise in exercises.items() if exercise.outcome == NOT_RUN}:
             pages = assemble(self.assignment, sources, waiting, self.limits.cell_seconds)
-            ended = enter(self._run(pages, end), pages.roles, exercises)
+            try:
+                records = self._run(pages, end)
+            except ServerGone:  # whatever has ended it: this run tells nothing of this submission
+                records = self._run(pages, end)
+            ended = enter(records, pages.roles, exercises)
             if ended is None:
                 break
             fatal, reason = ended
@@ -157,13 +161,15 @@ class Run:
             read, write = os.pipe()
             with open(outer / "log", "wb") as log, open(read, "rb", buffering=0) as pipe:
                 try:
-                    process = self.forks.fork(asked, log.fileno(), write)
+                    fork = self.forks.fork(asked, log.fileno(), write)
                 finally:
                     os.close(write)
                 try:
                     records, timed_out = self._listen(pipe, end)
                 finally:
-                    _end(process)
+                    _end(fork.process)
+            if fork.abandoned:
+                raise ServerGone("the server that forks has ended")
             if not records:
                 told = (outer / "log").read_text(errors="replace", encoding="utf-8").strip().splitlines()
                 raise NotGraded(f"pytest did not run ({told[-1] if told else 'it told nothing'})")

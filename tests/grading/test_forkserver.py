@@ -13,11 +13,10 @@ import psutil
 import pytest
 
 from course_utils.grading import engine, run
-from course_utils.grading.forkserver import ForkServer
+from course_utils.grading.forkserver import ForkServer, ServerGone
 from course_utils.grading.run import environment_of_sandboxes
 from course_utils.grading.sandbox import HOME, denied, own_environment
 from course_utils.grading.submissions import Submission
-from course_utils.grading.verdicts import NotGraded
 from tests.grading.processes import still_there, when_a_submission_runs
 from tests.grading.small_assignments import SOLVED, content, grade, handed_in, points
 
@@ -97,9 +96,9 @@ def ask(server, tmp_path):
         log = tmp_path / "log"
         with open(log, "wb") as file:
             fork = server.fork({"no such": 1}, file.fileno(), file.fileno())
-        psutil.wait_procs([fork], timeout=30)
-        assert not fork.is_running()
-        return log.read_text()
+        psutil.wait_procs([fork.process], timeout=30)
+        assert not fork.process.is_running() and not fork.abandoned
+        return log.read_text(encoding="utf-8")
 
     return ask
 
@@ -116,11 +115,11 @@ def test_a_server_that_is_gone_starts_anew(server, ask):
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path):
-    (tmp_path / "nbval.py").write_text("raise ImportError('it is broken')")
+    (tmp_path / "nbval.py").write_text("raise ImportError('it is broken')", encoding="utf-8")
     environment = environment_of_sandboxes()
     environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
     server = ForkServer(environment)
-    with pytest.raises(NotGraded, match=r"^no process could be had \(ImportError: it is broken\)$"):
+    with pytest.raises(ServerGone, match=r"^no process could be had \(ImportError: it is broken\)$"):
         server.fork({}, 1, 1)
     server.close()
 
@@ -135,20 +134,21 @@ def test_the_server_has_imported_no_judge_and_no_back_end_for_figures():
     assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment) == "[]\n"
 
 
-def test_a_server_that_is_killed_costs_nobody_a_point(assignments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["at once", "in a cell"])
+def test_a_server_that_is_killed_costs_nobody_a_point(assignments, monkeypatch, when):
     """The run in which it happens is repeated, on a new server."""
     killed = []
 
     def kill_once(self, pipe, end, listen=run.Run._listen):
-        if not killed and select.select([pipe], [], [])[0]:  # it has told of a cell
+        if not killed and (when == "at once" or select.select([pipe], [], [])[0]):
             killed.append(self.forks._process.pid)
             os.kill(killed[0], signal.SIGKILL)
         return listen(self, pipe, end)
 
     monkeypatch.setattr(run.Run, "_listen", kill_once)
     solved = content(handed_in(assignments[0], **SOLVED))
-    graded = grade([Submission("ada", "x.ipynb", solved)], assignments, cache=tmp_path).grades
-    assert killed and points(graded[0]) == [2, 3, 5]
+    (graded,) = grade([Submission("ada", "x.ipynb", solved)], assignments).grades
+    assert killed and points(graded) == [2, 3, 5]
 
 
 def test_nothing_goes_on_when_who_grades_is_killed(assignments, tmp_path):
@@ -160,7 +160,7 @@ def test_nothing_goes_on_when_who_grades_is_killed(assignments, tmp_path):
         "from course_utils.grading.assignments import Assignment, read_assignment\n"
         "from course_utils.grading.engine import grade\nfrom course_utils.grading.submissions import Submission\n"
         "from tests.grading.small_assignments import SOURCE\n"
-        "here = Path(sys.argv[1])\n(here / '01_numbers.py').write_text(SOURCE)\n"
+        "here = Path(sys.argv[1])\n(here / '01_numbers.py').write_text(SOURCE, encoding='utf-8')\n"
         "one = Submission('ada', 'x.ipynb', (here / 'ada/01_numbers.ipynb').read_bytes())\n"
         "grade([one], [Assignment('01_numbers', read_assignment(here / '01_numbers.py'))], allow_unisolated=True)\n"
     )

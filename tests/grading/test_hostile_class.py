@@ -198,7 +198,7 @@ def report(assignments, server, outside):
         Submission("several", "01_numbers.ipynb", content(handed_in(numbers))),
         Submission("several", "01_numbers (1).ipynb", content(good)),
     ]
-    return grade(submissions, assignments, limits=Limits(cell_seconds=6, memory=700_000_000), workers=2)
+    return grade(submissions, assignments, limits=Limits(cell_seconds=15, memory=700_000_000), workers=2)
 
 
 @pytest.fixture
