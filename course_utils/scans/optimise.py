@@ -44,15 +44,16 @@ class Descent:
 
 
 FROM_ZERO = Descent(((4, 0.3), (2, 0.35), (1, 0.35)), coarseness=4, rate=0.4, window=9, smoothness=1.0)
-FURTHER = Descent(((2, 0.6), (1, 0.4)), coarseness=3, rate=0.2, window=7, smoothness=1 / 3)
+FURTHER = Descent(((2, 0.6), (1, 0.4)), coarseness=3, rate=0.3, window=7, smoothness=1 / 3)
 """Where a network has begun: coarser levels know less than it does, and steps as large would throw its lead away.
 What is left to change is finer than what it has found, and not the whole deformation."""
 LARGEST_LEVEL = 2**21
 """Voxels. A step at the full resolution of a brain of 1 mm takes seconds."""
 START = 2
 """How many times coarser than the images the velocity is that it begins with: what networks of half resolution give."""
-SQUARINGS = 5
-"""While it descends; the result is integrated with more."""
+STRIDE = 0.5
+"""Voxels that a velocity may go in the time that squaring begins with, while it descends; the result is integrated in
+smaller ones. Source: Vercauteren et al., 2008."""
 SMALLEST = 8
 """Voxels along an axis below which a level gets no coarser."""
 PATIENCE = 20
@@ -133,19 +134,16 @@ def optimise(
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors born in inference mode know no gradients, their copies do.
         moving, fixed = moving.clone(), fixed.clone()
+        # Without a start the velocity is what its change is, and need not be finer.
         begun = None if start is None else resize(start.clone(), _coarser(spatial, START))
         change = moving.new_zeros(1, len(spatial), *_coarser(spatial, descent.coarseness)).requires_grad_()
 
-        def velocity_of(shape: Sequence[int]) -> Tensor:
-            """Of images of a shape: where it begins half as fine as they are. Else it is its change, and as fine."""
-            if begun is None:
-                return change
-            shape = [max(math.ceil(n / START), least) for n, least in zip(shape, change.shape[2:], strict=True)]
-            return resize(begun, shape) + resize(change, shape)
+        def current() -> Tensor:
+            return change if begun is None else begun + resize(change, begun.shape[2:])
 
         def register(moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
-            velocity = velocity_of(moving.shape[2:])
-            displacement = resize(integrate(velocity, SQUARINGS), moving.shape[2:])
+            velocity = current()
+            displacement = resize(integrate(velocity, _squarings(velocity)), moving.shape[2:])
             return Registration(warp(moving, displacement), displacement, velocity, {"change": change})
 
         if levels is None:
@@ -175,9 +173,16 @@ def optimise(
             tell(last, counts[-1])
     with torch.no_grad():
         # Integrated again at full resolution, where exp(-v) undoes exp(v) best.
-        velocity = resize(velocity_of(spatial), spatial)
+        velocity = resize(current(), spatial)
         displacement = integrate(velocity)
         return Registration(warp(moving, displacement), displacement, velocity)
+
+
+def _squarings(velocity: Tensor) -> int:
+    """How often the time is halved until nothing goes further than `STRIDE` in it."""
+    furthest = velocity.detach().square().sum(1).max().sqrt().item()
+    # What is not finite has a loss that is not, however it is integrated.
+    return math.ceil(math.log2(max(furthest, STRIDE) / STRIDE)) if math.isfinite(furthest) else 0
 
 
 def _coarser(spatial: Sequence[int], factor: float) -> list[int]:
