@@ -162,9 +162,13 @@ def fork(sandbox: Sandbox, run: Callable[[], object], file: int) -> Launcher:
 
     What this process has in its memory is in that one's, too: there must be no secret in it.
     """
+    parent = os.getpid()
     if process := os.fork():
         return Launcher(process)
     try:
+        end_with_parent()
+        if os.getppid() != parent:  # it ended before that was said
+            os._exit(1)
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(nothing, standard)
