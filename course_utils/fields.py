@@ -47,13 +47,10 @@ def warp(image: Tensor, displacement: Tensor, *, mode: str = "bilinear", padding
     if mode != "nearest" and not image.is_floating_point():
         raise ValueError(f"{image.dtype} labels need mode='nearest': a blend of two labels is a third one")
     with torch.autocast(image.device.type, enabled=False):
+        positions = identity_grid(displacement.shape[2:], device=image.device) + displacement.float()
+        scale = torch.tensor([2.0 / max(n - 1, 1) for n in spatial], device=image.device)
         # grid_sample wants (x, y, z) order, the reverse of array axes, in [-1, 1] from centre to centre.
-        places = []
-        for axis, (n, moved_by) in enumerate(zip(spatial, displacement.float().unbind(1), strict=True)):
-            unit = 2.0 / max(n - 1, 1)
-            still = torch.arange(moved_by.shape[axis + 1], dtype=torch.float32, device=image.device) * unit - 1.0
-            places.append(torch.add(still.view(-1, *[1] * (len(spatial) - 1 - axis)), moved_by, alpha=unit))
-        grid = torch.stack(places[::-1], dim=-1)
+        grid = (positions.movedim(1, -1) * scale - 1.0).flip(-1)
         # float32 holds integers up to 2**24: larger label values would come back as others.
         wide = image.dtype in (torch.int32, torch.int64)
         values, grid = (image.double(), grid.double()) if wide else (image.float(), grid)

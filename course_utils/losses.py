@@ -50,18 +50,12 @@ def ncc_loss(
         # A correlation does not change with an offset, and small means keep E[x^2] - E[x]^2 exact.
         axes = tuple(range(1, moved.ndim))
         moved, fixed = (image.float() - image.float().mean(axes, keepdim=True) for image in (moved, fixed))
-
-        def mean(*products: Tensor) -> tuple[Tensor, ...]:
-            stacked = torch.cat(products, dim=1)
-            if weight is None:
-                means = box_mean(stacked, window)
-            else:
-                means = box_mean(stacked * weight, window) / box_mean(weight.float(), window).clamp(min=1e-6)
-            return means.chunk(len(products), dim=1)
-
-        # Apart, so that no gradient is computed of what only the fixed image decides.
-        mean_m, mean_mm, mean_mf = mean(moved, moved * moved, moved * fixed)
-        mean_f, mean_ff = mean(fixed, fixed * fixed)
+        products = torch.cat([moved, fixed, moved * moved, fixed * fixed, moved * fixed], dim=1)
+        if weight is None:
+            means = box_mean(products, window)
+        else:
+            means = box_mean(products * weight, window) / box_mean(weight.float(), window).clamp(min=1e-6)
+        mean_m, mean_f, mean_mm, mean_ff, mean_mf = means.chunk(5, dim=1)
         covariance = mean_mf - mean_m * mean_f
         # Rounding can leave a flat window with a variance just below zero.
         variance_m = (mean_mm - mean_m * mean_m).clamp(min=0)
