@@ -692,7 +692,7 @@ assert values["MONAI's"] > mean_dice(torch.zeros_like(ours), moving_label) + 0.0
 # ## What you now have
 #
 # - **Instance optimisation**: the answer of a network that was trained on images alone is a start and not an end. `register` goes on
-#   from it with 50 steps. The answer of a network that was trained with *labels* is an end. Such a network knows where structures are,
+#   from it with a few dozen steps. The answer of a network that was trained with *labels* is an end. Such a network knows where structures are,
 #   while the descent sees intensities only, so it would lower its loss and the overlap with it. There `register` adds nothing unless
 #   you ask for it with `--iterations`.
 # - **Coarse to fine**: the way home from 12 voxels, where full resolution gets lost. For pairs that lie on each other it saves
