@@ -52,8 +52,8 @@ LARGEST_LEVEL = 2**21
 START = 2
 """How many times coarser than the images the velocity is that it begins with: what networks of half resolution give."""
 STRIDE = 0.5
-"""Voxels that a velocity may go in the time that squaring begins with, while it descends; the result is integrated in
-smaller ones. Source: Vercauteren et al., 2008."""
+"""Voxels that a velocity may go in the time that squaring begins with, while it descends from a start; the result is
+integrated in smaller ones. Source: Vercauteren et al., 2008."""
 SMALLEST = 8
 """Voxels along an axis below which a level gets no coarser."""
 PATIENCE = 20
@@ -143,7 +143,9 @@ def optimise(
 
         def register(moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
             velocity = current()
-            displacement = resize(integrate(velocity, _squarings(velocity)), moving.shape[2:])
+            # On the coarse grid of a change alone squarings cost nothing that is worth sparing.
+            found = integrate(velocity) if begun is None else integrate(velocity, _squarings(velocity))
+            displacement = resize(found, moving.shape[2:])
             return Registration(warp(moving, displacement), displacement, velocity, {"change": change})
 
         if levels is None:
