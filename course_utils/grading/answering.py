@@ -26,18 +26,15 @@ from IPython.core.interactiveshell import InteractiveShell
 from torch.utils.data import Dataset
 from traitlets.config import Config
 
+from course_utils.grading.grades import PICTURE, PICTURES, TEXT
 from course_utils.grading.layers import built
 from course_utils.grading.link import Broken, Message, Peer
 from course_utils.grading.plain import NotPlain, pack, unpack
 from course_utils.grading.sandbox import OUT_OF_MEMORY
-from course_utils.grading.standins import TEXT, student_error
+from course_utils.grading.standins import student_error
 
 OUTPUT = 100_000
 """Characters that a cell may write to each of its two streams; the rest is dropped."""
-
-PICTURES, PICTURE = 6, 2_000_000
-"""What is kept of a cell's pictures: how many, and characters of base64 of each."""
-
 
 RESERVE = 16 << 20
 """Bytes that are kept to say with that the memory is exhausted."""

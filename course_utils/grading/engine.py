@@ -97,12 +97,13 @@ def grade(
         )
     if why is not None:
         warn(f"not isolated: {why}; the network and other files are in reach of the submissions")
-    environment = environment_of_sandboxes() | dict(environment or {})
+    given = dict(environment or {})
+    environment = environment_of_sandboxes() | given
     forks = ForkServer(environment)
     settings = {
         "engine": _engine_hash(),
         "limits": asdict(limits),
-        "environment": environment,
+        "environment": given,
         "isolated": why is None,
     }
     by_name = {assignment.name: assignment for assignment in assignments}

@@ -22,14 +22,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from course_utils.grading.sandbox import PACKAGE, end_with_parent
+from course_utils.grading.linux import end_with_parent
+from course_utils.grading.sandbox import PACKAGE
 from course_utils.grading.verdicts import NotGraded
 from course_utils.lean import spare_seconds
 
 if TYPE_CHECKING:
     import psutil
 
-NEEDED = ("course_utils.grading.answering", "course_utils.grading.judge", "course_utils.grading.pytest_plugin")
+NEEDED = ("course_utils.grading.answering", "course_utils.grading.judge", "course_utils.grading.judging")
 """Without these nothing can be graded."""
 
 OFTEN = (
@@ -94,7 +95,7 @@ class ForkServer:
             self._open.close()
 
     def fork(self, asked: Mapping[str, Any], log: int, pipe: int) -> Fork:
-        """Have `course_utils.grading.pytest_plugin.judge_notebook` called by a fork of its own.
+        """Have `course_utils.grading.judging.judge_notebook` called by a fork of its own.
 
         Args:
             asked: its arguments.
@@ -183,7 +184,7 @@ def _judge(asked: dict[str, Any], files: Sequence[int]) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-        module = importlib.import_module("course_utils.grading.pytest_plugin")
+        module = importlib.import_module("course_utils.grading.judging")
         module.judge_notebook(**asked, pipe=pipe)
         sys.stdout.flush()
     except BaseException as error:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 PASSED, FAILED, MISSING, NOT_RUN = "passed", "failed", "missing", "not run"
 TIME_LIMIT, MEMORY_LIMIT, KERNEL_DIED = "time limit", "memory limit", "kernel died"
 
+TEXT, PICTURE, PICTURES = 20_000, 2_000_000, 6
+"""What is kept of a cell: characters of its text, of its error and of each picture (base64), and how many pictures."""
+
 
 @dataclass(frozen=True)
 class ExerciseGrade:

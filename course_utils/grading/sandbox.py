@@ -13,7 +13,6 @@ instead of a command: what has been imported here need not be imported there.
 
 import contextlib
 import ctypes
-import functools
 import json
 import os
 import signal
@@ -28,6 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_utils.grading import namespaces
+from course_utils.grading.linux import call, end_with_parent, libc
 from course_utils.grading.syscalls import forbid_calls
 
 if TYPE_CHECKING:
@@ -36,30 +37,10 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[1]
 """The folder of `course_utils`."""
 
-HOME = "/home/student"
 OUT_OF_MEMORY = 86
 """The launcher's exit code when everything inside together took more memory than it may."""
 
-SYSTEM = (
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/etc/ld.so.cache",
-    "/etc/localtime",
-    "/etc/alternatives",
-)
-DEVICES = ("null", "zero", "full", "random", "urandom")
-
-_CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
-_CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
-_MNT_DETACH = 2
-_AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID = -100, 0x8000, 1, 2
-_SYS_MOUNT_SETATTR = 442  # the same on every architecture; glibc knows it since 2.36
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 36, 38
 _CAPABILITIES_OF_64_BITS = 0x20080522
 
 
@@ -208,9 +189,9 @@ def launch(sandbox: Sandbox, run: Callable[[], object]) -> int:
         for path in (sandbox.scratch, *Path(sandbox.scratch).rglob("*")):
             os.chown(path, user, group)
     if sandbox.isolated:
-        _unshare(_CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS)
+        namespaces.leave()
     elif sys.platform == "linux":
-        _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # whoever detaches itself stays within reach
+        libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # whoever detaches itself stays within reach
     if (child := os.fork()) == 0:
         _first_process(sandbox, run, user, group)
     return _watch(child, sandbox.memory)
@@ -223,7 +204,7 @@ def _first_process(sandbox: Sandbox, run: Callable[[], object], user: int, group
         if sys.platform == "linux":
             # The first to go when the machine is out of memory.
             Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
-        home = _enter(sandbox) if sandbox.isolated else _plain_home(sandbox)
+        home = _view(sandbox) if sandbox.isolated else _plain_home(sandbox)
         if os.getuid() != user:
             os.chown(home, user, group)
         if (child := os.fork()) == 0:
@@ -291,68 +272,20 @@ def _exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _enter(sandbox: Sandbox) -> str:
-    """Replace the file system by one in memory that shows what the sandbox shows; returns the home folder in it."""
-    root = f"{sandbox.scratch}/.root"
-    os.makedirs(root, exist_ok=True)
-    _unshare(_CLONE_NEWNS)
-    _mount(None, "/", None, _MS_REC | _MS_PRIVATE)  # what is mounted from here on stays in here
-    _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={sandbox.disk},mode=755")
-    for path in SYSTEM:
-        if os.path.islink(path):
-            os.symlink(os.readlink(path), root + path)
-        elif os.path.exists(path):
-            _show(path, root)
-    # An outer folder before those in it: the inner would vanish beneath the outer.
-    for path in sorted(sandbox.shown, key=len):
-        _show(path, root)
-    for path in filter(os.path.isdir, sandbox.hidden):
-        _mount("tmpfs", root + path, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=555")
-    for name in DEVICES:
-        _show(f"/dev/{name}", root, read_only=False)
-    os.symlink("/proc/self/fd", f"{root}/dev/fd")
-    for path, mode in {"/dev/shm": 0o1777, "/tmp": 0o1777, HOME: 0o700, "/proc": 0o555}.items():
-        os.makedirs(root + path, exist_ok=True)
-        os.chmod(root + path, mode)
-    _show(sandbox.scratch, root, read_only=not sandbox.writable)
-    _mount("proc", f"{root}/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    os.chdir(root)
-    _call("pivot_root", b".", b".")  # the old root now lies on top of the new one: take it away
-    _call("umount2", b".", _MNT_DETACH)
-    os.chdir("/")
-    return HOME
-
-
-def _show(path: str, root: str, *, read_only: bool = True) -> None:
-    """Make `path` visible below `root`."""
-    target = root + path
-    if os.path.isdir(path):
-        os.makedirs(target, exist_ok=True)
-    else:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        Path(target).touch()
-    _mount(path, target, None, _MS_BIND | (_MS_REC if read_only else 0))
-    if read_only:
-        attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID, 0, 0, 0)
-        arguments = (_AT_FDCWD, target.encode(), _AT_RECURSIVE, attributes, ctypes.sizeof(attributes))
-        _call("syscall", ctypes.c_long(_SYS_MOUNT_SETATTR), *arguments)
+def _view(sandbox: Sandbox) -> str:
+    return namespaces.enter(
+        sandbox.scratch,
+        writable=sandbox.writable,
+        shown=sandbox.shown,
+        hidden=sandbox.hidden,
+        disk=sandbox.disk,
+    )
 
 
 def _plain_home(sandbox: Sandbox) -> str:
     home = f"{sandbox.scratch}/home"
     os.makedirs(home, 0o700, exist_ok=True)
     return home
-
-
-def _unshare(namespaces: int) -> None:
-    """Leave the namespaces of the parent; whoever is not root may do so in a user namespace of their own."""
-    user, group = os.getuid(), os.getgid()
-    if user != 0 and namespaces & _CLONE_NEWPID:
-        _call("unshare", _CLONE_NEWUSER)
-        Path("/proc/self/setgroups").write_text("deny", "ascii")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1", "ascii")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1", "ascii")
-    _call("unshare", namespaces)
 
 
 def _give_up_rights(user: int, group: int) -> None:
@@ -363,9 +296,9 @@ def _give_up_rights(user: int, group: int) -> None:
     if sys.platform == "linux":
         # Whoever is not root has every right in the namespace of users, until a command is run, or they are given up.
         head, none = (ctypes.c_uint32 * 2)(_CAPABILITIES_OF_64_BITS, 0), (ctypes.c_uint32 * 6)()
-        _call("capset", head, none)
-        _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        _libc().prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self were root's
+        call("capset", head, none)
+        libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc().prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self were root's
 
 
 def _limit(sandbox: Sandbox) -> None:
@@ -394,34 +327,6 @@ def _threads_of_user() -> int:
             if process.uids().real == user:
                 threads += process.num_threads()
     return threads
-
-
-def end_with_parent() -> None:
-    """Have the kernel of the system end this process as soon as its parent has ended."""
-    if sys.platform == "linux":
-        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
-    names = [None if name is None else os.fsencode(name) for name in (source, target, kind)]
-    _call("mount", *names, ctypes.c_ulong(flags), None if options is None else options.encode())
-
-
-def _call(function: str, *arguments: object) -> None:
-    """Call a function of the C library.
-
-    Raises:
-        OSError: it failed; the message names it.
-    """
-    if getattr(_libc(), function)(*arguments) != 0:
-        number = ctypes.get_errno()
-        told = " ".join(argument.decode() for argument in arguments if isinstance(argument, bytes))
-        raise OSError(number, f"{function} {told}: {os.strerror(number)}".replace(" :", ":"))
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 if __name__ == "__main__":

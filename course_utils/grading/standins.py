@@ -16,12 +16,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from course_utils.grading.grades import TEXT
 from course_utils.grading.layers import described
 from course_utils.grading.link import Broken, Message, Peer
 from course_utils.grading.plain import NotPlain, no_other, pack, unpack
-
-TEXT = 20_000
-"""Characters of an error's text."""
 
 UNLIKE = (SyntaxError, UnicodeError, StopIteration, StopAsyncIteration, BaseExceptionGroup)
 """Errors that cannot be made of a text alone, or end more than the call."""

@@ -10,6 +10,8 @@ import os
 import struct
 import sys
 
+from course_utils.grading.linux import call
+
 FORBIDDEN: dict[str, tuple[int, int]] = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -74,12 +76,9 @@ def forbid_calls() -> None:
     if sys.platform != "linux" or machine not in _MACHINES:
         raise OSError(errno.ENOSYS, f"no calls can be forbidden on {sys.platform} and {machine}")
     program = _program(*_MACHINES[machine])
-    libc = ctypes.CDLL(None, use_errno=True)
     code = ctypes.create_string_buffer(program)
     told = ctypes.create_string_buffer(struct.pack("@HxxxxxxQ", len(program) // 8, ctypes.addressof(code)))
-    if libc.prctl(_PR_SET_SECCOMP, _FILTER, ctypes.byref(told), 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"seccomp: {os.strerror(number)}")
+    call("prctl", _PR_SET_SECCOMP, _FILTER, ctypes.byref(told), 0, 0)
 
 
 def _program(column: int, architecture: int) -> bytes:

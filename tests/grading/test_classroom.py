@@ -21,24 +21,22 @@ def of_class():
     return Class(SOURCES / "02_warping.py")
 
 
+def graded(folder):
+    """The command's end, which grades `in` of a folder into `out`."""
+    places = [str(folder / "in"), "--out", str(folder / "out"), "--allow-unisolated"]
+    command = [sys.executable, "-m", "course_utils", "grade", *places]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def test_the_command_grades_a_folder(of_class, tmp_path, built_in_cohort):
     """An assignment of the course: a plausible mistake, and a student who patched the checks before they were used."""
     students = {"bob": of_class.wrong(), "eve": of_class.cheating()}
     for name, student in students.items():
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / "in" / name / "02_warping.ipynb").write_bytes(student.content)
-    command = [
-        sys.executable,
-        "-m",
-        "course_utils",
-        "grade",
-        str(tmp_path / "in"),
-        "--out",
-        str(tmp_path / "out"),
-        "--allow-unisolated",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    graded(tmp_path)
     table = pd.read_csv(tmp_path / "out" / "grades.csv", index_col="student")
     for name, student in students.items():
         assert table.loc[name, list(student.points)].to_dict() == student.points
@@ -51,18 +49,7 @@ def test_the_command_warns_of_files_that_may_be_several_people_s(of_class, tmp_p
     for name, student in students.items():
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / "in" / name / "Copy of 02_warping.ipynb").write_bytes(student.content)
-    command = [
-        sys.executable,
-        "-m",
-        "course_utils",
-        "grade",
-        str(tmp_path / "in"),
-        "--out",
-        str(tmp_path / "out"),
-        "--allow-unisolated",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = graded(tmp_path)
     (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert "one student's, ada (02_warping; late/ada, week 2/ada): if they are several people's, put each" in warning
     table = pd.read_csv(tmp_path / "out" / "grades.csv", index_col="student")

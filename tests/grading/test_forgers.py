@@ -7,6 +7,7 @@ import pytest
 from course_utils.grading.assignments import Assignment, read_assignment
 from course_utils.grading.run import Limits
 from course_utils.grading.submissions import Submission
+from notebooks.build import ROOT
 from tests.grading.judged_assignment import FORGERS, HIDDEN_TEXT, IN_PLACE_OF, RIGHT, SOLVED, SOURCE, UNLUCKY
 from tests.grading.small_assignments import content, grade, handed_in, points
 
@@ -45,6 +46,13 @@ def test_a_forger_wins_nothing(graded, name):
 def test_who_did_the_work_keeps_the_points(graded, name):
     got = graded(name)
     assert points(got) == [2, 3, 5], [exercise.message for exercise in got.exercises]
+
+
+def test_the_page_for_teachers_tells_how_many_there_are():
+    told = " ".join((ROOT / "docs" / "teachers.md").read_text(encoding="utf-8").split())
+    assert (
+        f"hands in {len(FORGERS)} notebooks of forgers, none of whom wins a point, and {len(HONEST)} of people" in told
+    )
 
 
 def test_no_page_tells_a_hidden_test(report):

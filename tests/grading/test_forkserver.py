@@ -14,8 +14,9 @@ import pytest
 
 from course_utils.grading import engine, run
 from course_utils.grading.forkserver import ForkServer, ServerGone
+from course_utils.grading.namespaces import HOME
 from course_utils.grading.run import environment_of_sandboxes
-from course_utils.grading.sandbox import HOME, denied, own_environment
+from course_utils.grading.sandbox import denied, own_environment
 from course_utils.grading.submissions import Submission
 from tests.grading.processes import still_there, when_a_submission_runs
 from tests.grading.small_assignments import SOLVED, content, grade, handed_in, points

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from course_utils.grading.sandbox import HOME, OUT_OF_MEMORY, PACKAGE, Sandbox, denied, own_environment, python_folders
+from course_utils.grading.namespaces import HOME
+from course_utils.grading.sandbox import OUT_OF_MEMORY, PACKAGE, Sandbox, denied, own_environment, python_folders
 
 pytestmark = pytest.mark.slow
 

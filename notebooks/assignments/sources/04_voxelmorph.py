@@ -76,7 +76,7 @@ def block(dims, inputs, outputs, stride=1):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "block-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: block-check
-from course_utils.grading.judges import voxelmorph as judges
+from course_utils.grading.judges import unet as judges
 
 judges.block(block, dims=2, inputs=3, outputs=5, stride=1, size=(8, 10))
 judges.block(block, dims=2, inputs=3, outputs=5, stride=2, size=(8, 10))
@@ -108,7 +108,7 @@ def encode(levels, x):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "encode-check", "grade": true, "solution": false, "locked": true, "points": 2}
 # check: encode-check
-from course_utils.grading.judges import voxelmorph as judges
+from course_utils.grading.judges import unet as judges
 
 # The encoder of a U-Net with known weights, and two images of this shape.
 judges.encode(encode, features=(4, 6, 8), first_stride=1, shape=(16, 12), seed=0)
@@ -145,7 +145,7 @@ def decode(levels, features):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "decode-check", "grade": true, "solution": false, "locked": true, "points": 3}
 # check: decode-check
-from course_utils.grading.judges import voxelmorph as judges
+from course_utils.grading.judges import unet as judges
 
 # The decoder of a U-Net with known weights, and what its encoder makes of two images of this shape.
 judges.decode(decode, features=(6, 6, 6), shape=(16, 24), seed=0)
@@ -181,7 +181,7 @@ def velocity_head(dims, features):
 
 # %% nbgrader={"schema_version": 3, "grade_id": "head-check", "grade": true, "solution": false, "locked": true, "points": 1}
 # check: head-check
-from course_utils.grading.judges import voxelmorph as judges
+from course_utils.grading.judges import unet as judges
 
 judges.head(velocity_head, dims=2, features=16)
 ### BEGIN HIDDEN TESTS

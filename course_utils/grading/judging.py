@@ -27,7 +27,7 @@ from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 from course_utils.grading import answering, judge
-from course_utils.grading.grades import KERNEL_DIED, MEMORY_LIMIT, TIME_LIMIT
+from course_utils.grading.grades import KERNEL_DIED, MEMORY_LIMIT, PICTURE, PICTURES, TEXT, TIME_LIMIT
 from course_utils.grading.sandbox import OUT_OF_MEMORY, Launcher, Sandbox, fork
 from course_utils.grading.verdicts import Output, Record
 
@@ -42,9 +42,6 @@ SECONDS_TO_START = 60
 
 SECONDS_TO_END = 2
 """How long the launcher of a sandbox takes to end after what runs in it."""
-
-TEXT, PICTURE, PICTURES = 20_000, 2_000_000, 6
-"""What is kept of a cell's output: characters, bytes of base64 of a picture, pictures."""
 
 
 class KernelEnded(Exception):
