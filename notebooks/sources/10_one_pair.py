@@ -455,9 +455,9 @@ def syn(moving, fixed):
     images = [ants.from_numpy(image[0, 0].cpu().numpy()) for image in (fixed, moving)]
     settings = {"syn_metric": "CC", "syn_sampling": 2, "reg_iterations": (40, 20, 10)}
     with tempfile.TemporaryDirectory() as folder:
-        prefix = {"outprefix": f"{folder}/", "random_seed": 1}
-        maps = ants.registration(*images, "SyN", **prefix, **settings)["fwdtransforms"]
-        composed = ants.apply_transforms(*images, maps, compose=f"{folder}/")
+        prefix = f"{folder}/"
+        maps = ants.registration(*images, "SyN", outprefix=prefix, **settings)["fwdtransforms"]
+        composed = ants.apply_transforms(*images, maps, compose=prefix)
         vectors = nib.load(composed).get_fdata()[:, :, :, 0]  # (D, H, W, 3), voxels of 1 mm
     return SimpleNamespace(displacement=torch.from_numpy(vectors).float().movedim(-1, 0)[None])
 
