@@ -7,6 +7,7 @@ is already 0.3 voxel off.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -53,8 +54,34 @@ def warp(image: Tensor, displacement: Tensor, *, mode: str = "bilinear", padding
         # float32 holds integers up to 2**24: larger label values would come back as others.
         wide = image.dtype in (torch.int32, torch.int64)
         values, grid = (image.double(), grid.double()) if wide else (image.float(), grid)
-        moved = F.grid_sample(values, grid, mode=mode, padding_mode=padding, align_corners=True)
+        moved = _sample(values, grid, mode, padding)
     return moved.to(image.dtype)
+
+
+def _sample(image: Tensor, grid: Tensor, mode: str, padding: str) -> Tensor:
+    """`F.grid_sample`, on all processors where they are more than the volumes: it has one for each volume of a batch.
+
+    The points of a volume are then shared out, as if they were a batch's that all look at one image.
+    """
+    threads = torch.get_num_threads()
+    one_graph_for_all = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if image.device.type != "cpu" or image.ndim != 5 or len(image) >= threads or one_graph_for_all:
+        return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
+    points = math.prod(grid.shape[1:4])
+    # In the backward pass each share has a gradient of the whole image.
+    most = min(threads, 4) if torch.is_grad_enabled() and image.requires_grad else threads
+    shares = next(count for count in range(most, 0, -1) if points % count == 0)
+    parts = [
+        F.grid_sample(
+            one.expand(shares, -1, -1, -1, -1),
+            its.view(shares, 1, 1, points // shares, 3),
+            mode=mode,
+            padding_mode=padding,
+            align_corners=True,
+        ).transpose(0, 1)
+        for one, its in zip(image.split(1), grid.contiguous().split(1), strict=True)
+    ]
+    return torch.stack([part.reshape(-1, *grid.shape[1:4]) for part in parts])
 
 
 def compose(first: Tensor, second: Tensor) -> Tensor:

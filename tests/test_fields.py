@@ -534,3 +534,33 @@ def test_derivatives_are_those_of_finite_differences(dims, name, monkeypatch):
         "jacobian": (jacobian_determinant, (first,)),
     }[name]
     assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("shape", [(6, 7, 8), (5, 7, 9)], ids=["even", "odd"])
+@pytest.mark.parametrize(("batch", "threads"), [(1, 4), (2, 3), (1, 1), (3, 2)])
+def test_a_volume_shared_out_to_processors_is_warped_as_by_one(monkeypatch, shape, batch, threads):
+    generator = torch.Generator().manual_seed(batch)
+    image = torch.rand(batch, 2, 9, 8, 7, generator=generator)
+    displacement = 2 * torch.randn(batch, 3, *shape, generator=generator)
+    asked = []
+    sample = torch.nn.functional.grid_sample
+    monkeypatch.setattr(torch.nn.functional, "grid_sample", lambda *a, **k: asked.append(len(a[0])) or sample(*a, **k))
+
+    def warped(count):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+        leaves = image.clone().requires_grad_(), displacement.clone().requires_grad_()
+        moved = warp(*leaves)
+        moved.square().sum().backward()
+        return moved.detach(), *(leaf.grad for leaf in leaves)
+
+    plain, shared = warped(1), warped(threads)
+    assert torch.equal(shared[0], plain[0])
+    for one, other in zip(shared[1:], plain[1:], strict=True):
+        assert_close(one, other)
+    # 6 * 7 * 8 points are shared by 4 or 3, 5 * 7 * 9 by 3.
+    parts = {4: 4 if shape[0] == 6 else 3, 3: 3}.get(threads)
+    assert asked[1:] == ([batch] if parts is None else [parts] * batch)
+    labels = (10 * image).int()
+    moved = warp(labels, displacement, mode="nearest")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert torch.equal(moved, warp(labels, displacement, mode="nearest"))

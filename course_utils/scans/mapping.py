@@ -29,7 +29,7 @@ from course_utils.scans.transform import Transform
 
 ITERATIONS = 100
 """Of instance optimisation from zero, unless told otherwise."""
-FURTHER_ITERATIONS = 50
+FURTHER_ITERATIONS = 35
 """The same where a network has begun."""
 SIMILARITY = "ncc-edges"
 """What it compares, likewise."""
@@ -110,7 +110,7 @@ def register(
         similarity: What instance optimisation compares, a name out of `objectives.SIMILARITIES`: `"mi"` and `"mind"`
             are for scans of different contrast.
         iterations: Steps of instance optimisation, from the network's velocity or from zero. None is 100 from
-            zero and 50 from a network's, but none for a network that was trained with labels (it knows more than two
+            zero and 35 from a network's, but none for a network that was trained with labels (it knows more than two
             images show) or predicts no velocity.
         moving_mask: On the moving scan's grid: where it is 0, voxels do not count in the affine alignment, in the
             optimisation and in the report. A network sees the whole images.

@@ -44,13 +44,16 @@ class Descent:
 
 
 FROM_ZERO = Descent(((4, 0.3), (2, 0.35), (1, 0.35)), coarseness=4, rate=0.4, window=9, smoothness=1.0)
-FURTHER = Descent(((2, 0.6), (1, 0.4)), coarseness=3, rate=0.2, window=7, smoothness=1 / 3)
+FURTHER = Descent(((2, 0.6), (1, 0.4)), coarseness=3, rate=0.3, window=7, smoothness=1 / 3)
 """Where a network has begun: coarser levels know less than it does, and steps as large would throw its lead away.
 What is left to change is finer than what it has found, and not the whole deformation."""
 LARGEST_LEVEL = 2**21
 """Voxels. A step at the full resolution of a brain of 1 mm takes seconds."""
 START = 2
 """How many times coarser than the images the velocity is that it begins with: what networks of half resolution give."""
+STRIDE = 0.5
+"""Voxels that a velocity may go in the time that squaring begins with, while it descends from a start; the result is
+integrated in smaller ones. Source: Vercauteren et al., 2008."""
 SMALLEST = 8
 """Voxels along an axis below which a level gets no coarser."""
 PATIENCE = 20
@@ -140,7 +143,9 @@ def optimise(
 
         def register(moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
             velocity = current()
-            displacement = resize(integrate(velocity), moving.shape[2:])
+            # On the coarse grid of a change alone squarings cost nothing that is worth sparing.
+            found = integrate(velocity) if begun is None else integrate(velocity, _squarings(velocity))
+            displacement = resize(found, moving.shape[2:])
             return Registration(warp(moving, displacement), displacement, velocity, {"change": change})
 
         if levels is None:
@@ -173,6 +178,13 @@ def optimise(
         velocity = resize(current(), spatial)
         displacement = integrate(velocity)
         return Registration(warp(moving, displacement), displacement, velocity)
+
+
+def _squarings(velocity: Tensor) -> int:
+    """How often the time is halved until nothing goes further than `STRIDE` in it."""
+    furthest = velocity.detach().square().sum(1).max().sqrt().item()
+    # What is not finite has a loss that is not, however it is integrated.
+    return math.ceil(math.log2(max(furthest, STRIDE) / STRIDE)) if math.isfinite(furthest) else 0
 
 
 def _coarser(spatial: Sequence[int], factor: float) -> list[int]:

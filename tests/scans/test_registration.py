@@ -20,6 +20,7 @@ from course_utils.commands.app import main
 from course_utils.data.recipe import Recipe
 from course_utils.data.volumes import read_image
 from course_utils.scans import mapping, registration
+from course_utils.scans.mapping import FURTHER_ITERATIONS
 from tests import phantoms
 from tests.checkpoints import SLICES
 from tests.checkpoints import checkpoint as checkpoint_of
@@ -192,7 +193,11 @@ def test_a_network_trained_with_labels_is_not_refined_unless_asked(scans, regist
         return re.search(r"NCC \S+ -> \S+", register("--model", *options)[1])[0]
 
     assert ncc(tmp_path / "labels.pt") == ncc(checkpoint, "--iterations", 0)
-    assert ncc(tmp_path / "labels.pt", "--iterations", 50) == ncc(checkpoint) != ncc(checkpoint, "--iterations", 0)
+    assert (
+        ncc(tmp_path / "labels.pt", "--iterations", FURTHER_ITERATIONS)
+        == ncc(checkpoint)
+        != ncc(checkpoint, "--iterations", 0)
+    )
 
 
 def test_scans_of_two_contrasts_are_refined_by_what_was_chosen(scans, register):
@@ -365,7 +370,7 @@ def test_a_mask_keeps_what_only_one_scan_shows_from_pulling_at_the_rest(scans, r
         assert register("--no-model", "--affine", **files)[0] == 0
         field = np.asarray(nib.load(scans / "w.nii.gz").dataobj)[:, :, :, 0] * [-1, -1, 1]
         errors[name] = np.linalg.norm(points + np.moveaxis(field, -1, 0) - belongs, axis=0)[counts].mean()
-    assert errors["with"] < 0.3 * errors["without"] and errors["with"] < 3  # mm
+    assert errors["with"] < 3 and errors["without"] > 5  # mm
 
 
 def test_a_mask_must_fit_and_leave_something(scans, refused, register):
