@@ -224,17 +224,21 @@ def launched() -> int:
             f"WORLD_SIZE={text} is set and {', '.join(missing)} is not: start the processes by torchrun, or unset "
             "WORLD_SIZE"
         )
-    for name, most in (
-        ("WORLD_SIZE", 2**20),
-        ("RANK", text),
-        ("MASTER_PORT", 2**16),
-        ("LOCAL_RANK", text),
-        ("LOCAL_WORLD_SIZE", 2**20),
-    ):
-        value = os.environ.get(name, "0")
-        if not (value.isdecimal() and int(value) < int(most)):
-            raise CourseError(f"{name}={value} is no number below {most}: start the processes by torchrun")
-    return int(text)
+    size = _number("WORLD_SIZE", range(1, 2**20))
+    _number("RANK", range(size))
+    _number("MASTER_PORT", range(2**16))
+    if "LOCAL_RANK" in os.environ:
+        _number("LOCAL_RANK", range(size))
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        _number("LOCAL_WORLD_SIZE", range(1, size + 1))
+    return size
+
+
+def _number(name: str, those: range) -> int:
+    value = os.environ[name]
+    if not (value.isdecimal() and int(value) in those):
+        raise CourseError(f"{name}={value} is no number from {those[0]} to {those[-1]}: start the processes by torchrun")
+    return int(value)
 
 
 def _met(size: int) -> dist.Store:

@@ -40,10 +40,13 @@ def test_without_a_launcher_or_with_one_process_nothing_is_joined(environment, v
     [
         ({"MASTER_ADDR": ""}, "^WORLD_SIZE=2 is set and MASTER_ADDR is not: start the processes by torchrun, or unset"),
         ({"RANK": "", "MASTER_PORT": ""}, "^WORLD_SIZE=2 is set and RANK, MASTER_PORT is not"),
-        ({"RANK": "2"}, "^RANK=2 is no number below 2"),
-        ({"WORLD_SIZE": "-3"}, "^WORLD_SIZE=-3 is no number below"),
-        ({"MASTER_PORT": "http"}, "^MASTER_PORT=http is no number below 65536"),
-        ({"LOCAL_RANK": "x"}, "^LOCAL_RANK=x is no number below 2"),
+        ({"RANK": "2"}, "^RANK=2 is no number from 0 to 1"),
+        ({"WORLD_SIZE": "-3"}, "^WORLD_SIZE=-3 is no number from 1 to"),
+        ({"WORLD_SIZE": "0"}, "^WORLD_SIZE=0 is no number from 1 to"),
+        ({"MASTER_PORT": "http"}, "^MASTER_PORT=http is no number from 0 to 65535"),
+        ({"LOCAL_RANK": "x"}, "^LOCAL_RANK=x is no number from 0 to 1"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "^LOCAL_WORLD_SIZE=0 is no number from 1 to 2"),
+        ({"LOCAL_WORLD_SIZE": "3"}, "^LOCAL_WORLD_SIZE=3 is no number from 1 to 2"),
     ],
 )
 def test_what_a_launcher_must_say(environment, changes, line):
