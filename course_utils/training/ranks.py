@@ -237,7 +237,9 @@ def launched() -> int:
 def _number(name: str, those: range) -> int:
     value = os.environ[name]
     if not (value.isdecimal() and int(value) in those):
-        raise CourseError(f"{name}={value} is no number from {those[0]} to {those[-1]}: start the processes by torchrun")
+        raise CourseError(
+            f"{name}={value} is no number from {those[0]} to {those[-1]}: start the processes by torchrun"
+        )
     return int(value)
 
 

@@ -23,51 +23,41 @@ times in turn, each time in a process of its own (which also makes its peak memo
 """
 
 import json
-import math
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import torch
 import typer
-from torch.nn import functional as F
 
-from course_utils import losses
-from course_utils.checkpoint import Checkpoint
 from course_utils.commands.ending import run
 from course_utils.data.cohorts import load_cohort
 from course_utils.data.grids import Grid
-from course_utils.data.loading import LoadedSubjects, PairDataset, load_subjects, loader
-from course_utils.data.pairs import Cohort
+from course_utils.data.loading import PairDataset, loader
 from course_utils.data.resampling import resample
 from course_utils.data.synthetic import make_cohort
 from course_utils.data.volumes import read_image
 from course_utils.evaluation import evaluate, summarise
-from course_utils.memory import most_memory
-from course_utils.networks import NetworkSpec, Registration, VoxelMorph
+from course_utils.networks import NetworkSpec
 from course_utils.objectives import pair_objective
-from course_utils.scans.mapping import FURTHER_ITERATIONS, ITERATIONS
-from course_utils.scans.optimise import optimise
 from course_utils.scans.writing import image_like, save
-from course_utils.training import TrainConfig, fit, precision
-from tests.benchmarks import peers
+from course_utils.training import TrainConfig, fit
 from tests.benchmarks.ages import ages
 from tests.benchmarks.backbones import backbones
 from tests.benchmarks.brains import brains
+from tests.benchmarks.candidates import BATCH, CANDIDATES, as_registration, data_of, peak_of, train
 from tests.benchmarks.certainty import certainty
 from tests.benchmarks.contrasts import contrasts
 from tests.benchmarks.directions import directions
 from tests.benchmarks.folding import folding
 from tests.benchmarks.gpu import gpu
+from tests.benchmarks.refine import refine
 from tests.benchmarks.smoothness import smoothness
 from tests.benchmarks.soak import soak
 from tests.benchmarks.templates import templates
@@ -78,6 +68,7 @@ app.command()(gpu)
 app.command()(brains)
 app.command()(directions)
 app.command()(folding)
+app.command()(refine)
 app.command()(backbones)
 app.command()(contrasts)
 app.command()(smoothness)
@@ -87,100 +78,15 @@ app.command()(soak)
 app.command()(ages)
 app.command()(certainty)
 
-BATCH = 4
-LEARNING_RATE = 2e-3
-SMOOTHNESS = 0.25
-
-
-def monai(half_resolution: bool) -> torch.nn.Module:
-    from monai.networks.nets import VoxelMorph as MonaiVoxelMorph
-
-    return MonaiVoxelMorph(half_res=half_resolution)
-
-
-def pairwise() -> torch.nn.Module:
-    from voxelmorph.nn.models import VxmPairwise
-
-    return VxmPairwise(ndim=3, source_channels=1, target_channels=1)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A network, how to call it, and whether it runs under autocast."""
-
-    build: Callable[[], torch.nn.Module]
-    call: Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-    amp: str = "off"
-
-
-def _ours(model: VoxelMorph, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    registration = model(moving, fixed)
-    return registration.moved, registration.displacement
-
-
-def _monai(model: torch.nn.Module, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return model(moving, fixed)
-
-
-def _pairwise(model: torch.nn.Module, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # It takes multiples of 32 only, so it gets them, and what is measured of it is the part without the padding.
-    spatial = moving.shape[2:]
-    margins = [m for n in reversed(spatial) for m in (0, -n % 32)]
-    displacement, moved = model(F.pad(moving, margins), F.pad(fixed, margins), return_warped_source=True)
-    inside = (..., *(slice(n) for n in spatial))
-    return moved[inside], displacement[inside]
-
-
-CANDIDATES = {
-    "course_utils": Candidate(lambda: VoxelMorph(3), _ours, amp="auto"),
-    "course_utils, float32": Candidate(lambda: VoxelMorph(3), _ours),
-    "course_utils, float32, full resolution": Candidate(lambda: VoxelMorph(3, half_resolution=False), _ours),
-    "MONAI VoxelMorph": Candidate(lambda: monai(False), _monai),
-    "MONAI VoxelMorph, half_res": Candidate(lambda: monai(True), _monai),
-    "MONAI VoxelMorph, autocast": Candidate(lambda: monai(False), _monai, amp="auto"),
-    "voxelmorph VxmPairwise": Candidate(pairwise, _pairwise),
-}
-
-
-def train(
-    candidate: Candidate, batches: Iterator[dict[str, Any]], device: torch.device, minutes: float = math.inf
-) -> Iterator[torch.nn.Module]:
-    """Yield the network after every step of Adam on SSD and diffusion, with the learning rate of `training.fit`."""
-    torch.manual_seed(0)
-    model = candidate.build().to(device).train()
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    dtype = precision(candidate.amp, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    begun = time.monotonic()
-    for batch in batches:
-        progress = min((time.monotonic() - begun) / 60 / minutes, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * progress))
-        moving, fixed = batch["moving"].to(device), batch["fixed"].to(device)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            moved, displacement = candidate.call(model, moving, fixed)
-        loss = losses.ssd_loss(moved, fixed) + SMOOTHNESS * losses.diffusion_loss(displacement)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        yield model
-
-
-def _data(dataset: str, splits: tuple[str, ...]) -> tuple[Cohort, LoadedSubjects]:
-    cohort = load_cohort(dataset)
-    subjects = [subject for split in splits for subject in cohort.splits[split]]
-    return cohort, load_subjects(subjects, cohort.info.recipe)
-
 
 @app.command(hidden=True)
 def measure(name: str, dataset: str, seconds: float) -> None:
     """One candidate in this process: prints its pairs a second, seconds a pair and peak MB as JSON."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cohort, subjects = _data(dataset, ("train",))
+    cohort, subjects = data_of(dataset, ("train",))
     pairs = PairDataset(subjects, cohort.pairs("train", count=10**9))
     wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    before = _peak(device)
+    before = peak_of(device)
     steps = train(CANDIDATES[name], iter(loader(pairs, BATCH)), device)
     for _ in range(2):
         model = next(steps)
@@ -191,7 +97,7 @@ def measure(name: str, dataset: str, seconds: float) -> None:
         wait()
         done += 1
     per_step = (time.perf_counter() - begun) / done
-    peak = _peak(device) - before
+    peak = peak_of(device) - before
     model.eval()
     item = pairs[0]
     images = item["moving"][None].to(device), item["fixed"][None].to(device)
@@ -203,12 +109,6 @@ def measure(name: str, dataset: str, seconds: float) -> None:
             wait()
             times.append(time.perf_counter() - begun)
     typer.echo(json.dumps([BATCH / per_step, statistics.median(times), peak]))
-
-
-def _peak(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    return (most_memory() or math.nan) / 1e6
 
 
 @app.command()
@@ -250,7 +150,7 @@ def accuracy(
 ) -> None:
     """Dice, distances and folding of test pairs after equal minutes of training, and the validation Dice on the way."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cohort, subjects = _data(dataset, ("train", "val", "test"))
+    cohort, subjects = data_of(dataset, ("train", "val", "test"))
     pairs = PairDataset(subjects, cohort.pairs("train", count=10**9, seed=seed))
     validation = PairDataset(subjects, cohort.pairs("val", count=10))
     test = PairDataset(subjects, cohort.pairs("test", count=count))
@@ -276,42 +176,11 @@ def accuracy(
     end = time.monotonic() + 60 * minutes
     steps = train(candidate, iter(loader(pairs, BATCH)), device, minutes)
     model = next(model for model in steps if time.monotonic() > end)
-    note("MONAI VoxelMorph, SSD", _as_registration(candidate, model.eval()))
+    note("MONAI VoxelMorph, SSD", as_registration(candidate, model.eval()))
     typer.echo("\n" + pd.DataFrame(rows).T.to_string(float_format="{:.4g}".format))
     for method, curve in curves.items():
         points = ", ".join(f"{minute:g}: {dice:.3f}" for minute, dice in curve.items())
         typer.echo(f"validation Dice over minutes, {method}: {points}")
-
-
-@app.command()
-def refine(
-    model: Annotated[Path, typer.Option(help="A checkpoint that train wrote.")],
-    dataset: Annotated[str, typer.Option(help="Whose test pairs to measure on.")] = "hippocampus",
-    count: Annotated[int, typer.Option(help="Test pairs.")] = 50,
-    others: Annotated[bool, typer.Option(help="Methods without the network too.")] = True,
-) -> None:
-    """Dice, distances, folding and seconds of affine, network, optimisation, and the peers that are installed.
-
-    Optimised with as many steps as `register` takes.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cohort, subjects = _data(dataset, ("test",))
-    test = PairDataset(subjects, cohort.pairs("test", count=count))
-    network = Checkpoint.load(model).model().to(device)
-    methods: dict[str, Callable[..., Any]] = {
-        "network": network,
-        "network, optimised": lambda m, f: optimise(m, f, start=network(m, f).velocity, iterations=FURTHER_ITERATIONS),
-    }
-    if others:
-        methods["affine"] = peers.affine_only
-        methods["optimised, one level"] = partial(optimise, iterations=ITERATIONS, levels=[(1, 1.0)])
-        methods["optimised"] = partial(optimise, iterations=ITERATIONS)
-        methods |= {name: method for name, (package, method) in peers.PEERS.items() if find_spec(package)}
-    rows = {}
-    for method, call in methods.items():
-        table = evaluate(call, test, cohort.info.labels, cohort.info.spacing, device=device)
-        rows[method] = summarise(table).loc["overall"].xs("mean", level=1)
-    typer.echo(pd.DataFrame(rows).T.to_string(float_format="{:.4g}".format))
 
 
 @app.command()
@@ -334,14 +203,6 @@ def large(
         begun = time.monotonic()
         subprocess.run(command, check=True)
         typer.echo(f"with reading and writing {time.monotonic() - begun:.0f} s, {torch.get_num_threads()} threads")
-
-
-def _as_registration(candidate: Candidate, model: torch.nn.Module) -> Callable[..., Registration]:
-    def register(moving: torch.Tensor, fixed: torch.Tensor) -> Registration:
-        moved, displacement = candidate.call(model, moving, fixed)
-        return Registration(moved, displacement)
-
-    return register
 
 
 @app.callback(invoke_without_command=True)
