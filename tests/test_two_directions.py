@@ -12,6 +12,7 @@ from course_utils.errors import CourseError
 from course_utils.networks import NetworkSpec, Registration
 from course_utils.objectives import (
     CONSISTENCIES,
+    BothOrders,
     Consistent,
     InverseToo,
     PairObjective,
@@ -144,6 +145,18 @@ def test_the_loss_is_the_mean_of_both_directions_and_the_weighted_cost(shape, co
 
 
 @both
+@pytest.mark.parametrize("coarseness", [1, 2])
+def test_each_order_of_a_pair_is_judged_by_itself(shape, coarseness):
+    network, pairs = moving_network("voxelmorph", shape), batch(shape)
+    pair = pair_objective("ssd", smoothness=0.3, coarseness=coarseness)
+    outcome = BothOrders(pair)(network, pairs)
+    orders = pair(network, pairs), pair(network, swapped(pairs))
+    assert orders[0].loss != orders[1].loss
+    assert_close(outcome.loss, (orders[0].loss + orders[1].loss) / 2)
+    assert_close(outcome.registration.displacement, orders[0].registration.displacement)
+
+
+@both
 def test_what_is_antisymmetric_contradicts_itself_in_nothing(shape):
     network = moving_network("pyramid", shape, antisymmetric=True)
     outcome = Consistent(pair_objective("ssd"), "icon", 1.0)(network, batch(shape))
@@ -157,7 +170,9 @@ def test_what_is_minimised_is_described():
     described = Consistent(pair, "icon", 0.5).describe()["two_directions"]
     assert described == {"term": "Consistent", "consistency": "icon", "weight": 0.5}
     labelled = pair_objective("ssd", dice_weight=1.0, labels=(1,))
-    assert InverseToo(labelled).needs == Consistent(labelled, "icon", 1.0).needs == {"moving_label", "fixed_label"}
+    several = InverseToo(labelled), BothOrders(labelled), Consistent(labelled, "icon", 1.0)
+    assert all(objective.needs == {"moving_label", "fixed_label"} for objective in several)
+    assert BothOrders(pair).describe() == {**pair.describe(), "two_directions": {"term": "BothOrders"}}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from course_utils.objectives import (
     REGULARISERS,
     SIMILARITIES,
     AnySmoothness,
+    BothOrders,
     Consistent,
     Cycle,
     CycleMorph,
@@ -29,7 +30,9 @@ from course_utils.objectives import (
 Loss = StrEnum("Loss", list(SIMILARITIES))
 LOSS = Loss["ncc"]
 Regulariser = StrEnum("Regulariser", list(REGULARISERS))
-Bidirectional = StrEnum("Bidirectional", {name: name for name in ("inverse", *CONSISTENCIES, "cycle", "cyclemorph")})
+Bidirectional = StrEnum(
+    "Bidirectional", {name: name for name in ("inverse", "both", *CONSISTENCIES, "cycle", "cyclemorph")}
+)
 WEIGHTS = {**{name: weight for name, (_, weight) in CONSISTENCIES.items()}, "cyclemorph": CycleMorph.cycle_weight}
 """Of what a network is asked for that contradicts itself, where the user gives no weight."""
 Painted = StrEnum("Painted", {name: name for name in ("images", "labels", "shapes")})
@@ -82,7 +85,7 @@ def whole_objective(
     if bidirectional is None:
         return pair
     if bidirectional not in WEIGHTS:
-        return InverseToo(pair) if bidirectional == Bidirectional.inverse else Cycle(pair)
+        return {"inverse": InverseToo, "both": BothOrders, "cycle": Cycle}[bidirectional](pair)
     weight = WEIGHTS[bidirectional] if weight is None else weight
     if bidirectional == Bidirectional.cyclemorph:
         return CycleMorph(pair, weight)

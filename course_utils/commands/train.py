@@ -91,8 +91,8 @@ def train(
     bidirectional: Annotated[
         Bidirectional | None,
         typer.Option(
-            help="Judge both directions of every pair. inverse takes one map and its inverse; icon and gradicon "
-            "register twice, and what the two maps lack of being inverses, or the changes of that, costs too; cycle "
+            help="Judge both directions of every pair. inverse takes one map and its inverse; both registers "
+            "twice; icon and gradicon do too, and what the two maps lack of being inverses, or the changes of that, costs too; cycle "
             "registers the moved image back to the moving one; cyclemorph both moved images to each other, which shall "
             "give the images back, and each image to itself."
         ),
@@ -259,7 +259,7 @@ def train(
     if antisymmetric is None and start is None and usual:
         chosen["antisymmetric"] = True
     arguments = chosen if start is None else start.network.arguments
-    if bidirectional in WEIGHTS and arguments.get("antisymmetric"):
+    if bidirectional in ("both", *WEIGHTS) and arguments.get("antisymmetric"):
         raise CourseError(
             f"--bidirectional {bidirectional} asks a network for what an antisymmetric one has by construction: "
             "take --one-way (without --init), or --bidirectional inverse"

@@ -30,7 +30,7 @@ from course_utils.objectives.terms import (
     Regularisation,
     Similarity,
 )
-from course_utils.objectives.two_directions import CONSISTENCIES, Consistent, InverseToo, swapped
+from course_utils.objectives.two_directions import CONSISTENCIES, BothOrders, Consistent, InverseToo, swapped
 
 __all__ = [
     "CONSISTENCIES",
@@ -43,6 +43,7 @@ __all__ = [
     "AnySmoothness",
     "Batch",
     "Bending",
+    "BothOrders",
     "Colours",
     "Consistent",
     "Contrast",

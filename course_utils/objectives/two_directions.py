@@ -56,6 +56,39 @@ class InverseToo(Objective):
         return {**self.pair.describe(), "two_directions": {"term": "InverseToo"}}
 
 
+@dataclass(frozen=True)
+class BothOrders(Objective):
+    """Registers the moving to the fixed image and the fixed to the moving one; each map is judged by itself.
+
+    It is twice as many pairs a step from the same images, whose labels and changes are made once. Nothing asks the two
+    maps to be each other's inverse.
+
+    Attributes:
+        pair: What judges either map; the loss is the mean of the two.
+
+    Source: Estienne et al., Deep learning based registration using spatial gradients and noisy segmentation labels,
+    MICCAI challenges 2020 (symmetric training, worth 0.034 of Dice there).
+    """
+
+    pair: PairObjective
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See `Objective.needs`."""
+        return self.pair.needs
+
+    def __call__(self, model: Model, batch: Batch) -> Outcome:
+        """See `Objective`."""
+        condition, other = batch.get("condition"), swapped(batch)
+        there = model(batch["moving"], batch["fixed"], condition)
+        back = model(batch["fixed"], batch["moving"], condition)
+        return mean_of(self.pair.judge(there, batch), self.pair.judge(back, other))
+
+    def describe(self) -> dict[str, Any]:
+        """See `Objective`."""
+        return {**self.pair.describe(), "two_directions": {"term": "BothOrders"}}
+
+
 def inconsistency(there: Tensor, back: Tensor) -> Tensor:
     """Mean squared distance, in voxels, between a voxel and where the two maps bring it, `(B, N, *spatial)` each.
 

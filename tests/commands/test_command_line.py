@@ -576,6 +576,7 @@ def test_a_data_set_without_labels_is_measured_without(balls, trained, run, refu
 
 ASKED = {
     "inverse": {"term": "InverseToo"},
+    "both": {"term": "BothOrders"},
     "icon": {"term": "Consistent", "consistency": "icon", "weight": 0.5},
     "gradicon": {"term": "Consistent", "consistency": "gradicon", "weight": 0.5},
     "cycle": {"term": "Cycle"},
