@@ -93,8 +93,8 @@ def train(
         typer.Option(
             help="Judge both directions of every pair. inverse takes one map and its inverse; both registers "
             "twice; icon and gradicon do so, and what the two maps lack of being inverses, or the changes of that, "
-            "costs too; cycle registers the moved image back to the moving one; cyclemorph both moved images to each other, which shall "
-            "give the images back, and each image to itself."
+            "costs too; cycle registers the moved image back to the moving one; cyclemorph both moved images to each "
+            "other, which shall give the images back, and each image to itself."
         ),
     ] = None,
     consistency_weight: Annotated[
