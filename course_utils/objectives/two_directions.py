@@ -9,6 +9,7 @@ from torch import Tensor
 from course_utils.errors import CourseError
 from course_utils.fields import compose
 from course_utils.losses import diffusion_loss
+from course_utils.networks import Registration
 from course_utils.objectives.base import Batch, Model, Objective, Outcome
 from course_utils.objectives.pair import PairObjective
 
@@ -79,10 +80,13 @@ class BothOrders(Objective):
 
     def __call__(self, model: Model, batch: Batch) -> Outcome:
         """See `Objective`."""
-        condition, other = batch.get("condition"), swapped(batch)
-        there = model(batch["moving"], batch["fixed"], condition)
-        back = model(batch["fixed"], batch["moving"], condition)
-        return mean_of(self.pair.judge(there, batch), self.pair.judge(back, other))
+        there, back = self.registered(model, batch)
+        return mean_of(self.pair.judge(there, batch), self.pair.judge(back, swapped(batch)))
+
+    def registered(self, model: Model, batch: Batch) -> tuple[Registration, Registration]:
+        """The registrations of the moving to the fixed images, and of the fixed to the moving ones."""
+        condition = batch.get("condition")
+        return model(batch["moving"], batch["fixed"], condition), model(batch["fixed"], batch["moving"], condition)
 
     def describe(self) -> dict[str, Any]:
         """See `Objective`."""
@@ -115,13 +119,13 @@ CONSISTENCIES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
 
 
 @dataclass(frozen=True)
-class Consistent(Objective):
-    """Registers each pair in both directions; what the two maps lack of being inverses costs too.
+class Consistent(BothOrders):
+    """Registers each pair in both orders; what the two maps lack of being inverses costs too.
 
     It is for networks that do not answer with inverses by construction.
 
     Attributes:
-        pair: What judges either direction; the loss has the mean of the two.
+        pair: What judges either map; the loss has the mean of the two.
         consistency: A name out of `CONSISTENCIES`.
         weight: Of the inconsistency, which is computed in voxels of the grid that the loss is computed on, 0 or more.
 
@@ -129,7 +133,6 @@ class Consistent(Objective):
         CourseError: there is no such consistency, or the weight is negative.
     """
 
-    pair: PairObjective
     consistency: str
     weight: float
 
@@ -139,16 +142,10 @@ class Consistent(Objective):
         if not self.weight >= 0:
             raise CourseError(f"weight={self.weight!r} is not 0 or more: change it")
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """See `Objective.needs`."""
-        return self.pair.needs
-
     def __call__(self, model: Model, batch: Batch) -> Outcome:
         """See `Objective`."""
-        condition, other = batch.get("condition"), swapped(batch)
-        there = model(batch["moving"], batch["fixed"], condition)
-        back = model(batch["fixed"], batch["moving"], condition)
+        other = swapped(batch)
+        there, back = self.registered(model, batch)
         both = [self.pair.on_its_grid(*judged)[0].displacement for judged in ((there, batch), (back, other))]
         cost = CONSISTENCIES[self.consistency][0](*both)
         mean = mean_of(self.pair.judge(there, batch), self.pair.judge(back, other))

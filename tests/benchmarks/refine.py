@@ -37,17 +37,15 @@ def refine(
     Optimised with as many steps as `register` takes. Each method has a process of its own; its memory is what it needs
     over what its packages and the scans take.
     """
-    methods = ["network", "network, optimised", "affine", "optimised, one level", "optimised", MONAI]
-    methods += [name for name, (package, _) in peers.PEERS.items() if find_spec(package)]
     rows = {}
-    for name in chosen(method, methods):
+    for name in chosen(method, [*_methods(model), MONAI]):
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-            rows[name] = alone.submit(measured, name, str(model), dataset, count, minutes).result()
+            rows[name] = alone.submit(measured, name, model, dataset, count, minutes).result()
         typer.echo(f"{name}: Dice {rows[name]['dice_after']:.4f}", err=True)
     typer.echo(pd.DataFrame(rows).T.to_string(float_format="{:.4g}".format))
 
 
-def measured(method: str, model: str, dataset: str, count: int, minutes: float) -> dict[str, float]:
+def measured(method: str, model: Path, dataset: str, count: int, minutes: float) -> dict[str, float]:
     """A row of the table: means over the pairs, and the most memory in MB."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cohort, subjects = data_of(dataset, ("train", "test") if method == MONAI else ("test",))
@@ -58,22 +56,19 @@ def measured(method: str, model: str, dataset: str, count: int, minutes: float) 
         steps = train(candidate, iter(loader(pairs, BATCH)), device, minutes)
         register = as_registration(candidate, next(net for net in steps if time.monotonic() > end).eval())
     else:
-        register = _called(method, model, device)
+        register = _methods(model)[method]
     before = peak_of(device)
     table = evaluate(register, test, cohort.info.labels, cohort.info.spacing, device=device)
     return {**summarise(table).loc["overall"].xs("mean", level=1), "MB": peak_of(device) - before}
 
 
-def _called(method: str, model: str, device: torch.device) -> Callable[..., Any]:
-    if method.startswith("network"):
-        network = Checkpoint.load(model).model().to(device)
-        if method == "network":
-            return network
-        return lambda moving, fixed: optimise(
-            moving, fixed, start=network(moving, fixed).velocity, iterations=FURTHER_ITERATIONS
-        )
-    if method == "affine":
-        return peers.affine_only
-    if method.startswith("optimised"):
-        return partial(optimise, iterations=ITERATIONS, **({"levels": [(1, 1.0)]} if "one level" in method else {}))
-    return peers.PEERS[method][1]
+def _methods(model: Path) -> dict[str, Callable[..., Any]]:
+    """All but MONAI's, which must be trained first: what registers a pair, by name."""
+    network = Checkpoint.load(model).model().to("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "network": network,
+        "network, optimised": lambda m, f: optimise(m, f, start=network(m, f).velocity, iterations=FURTHER_ITERATIONS),
+        "affine": peers.affine_only,
+        "optimised, one level": partial(optimise, iterations=ITERATIONS, levels=[(1, 1.0)]),
+        "optimised": partial(optimise, iterations=ITERATIONS),
+    } | {name: method for name, (package, method) in peers.PEERS.items() if find_spec(package)}
