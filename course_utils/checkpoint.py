@@ -77,7 +77,7 @@ class Checkpoint:
         maps = self.objective.get("label_maps")
         if isinstance(maps, Mapping):  # SynthMorph's: of people, or shapes without a meaning
             return maps.get("term") == "Subjects"
-        return "overlap" in self.objective or "painting" in self.objective
+        return any(term in self.objective for term in ("overlap", "painting", "segmentation"))
 
     @property
     def smoothness_range(self) -> SmoothnessRange | None:

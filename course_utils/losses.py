@@ -256,6 +256,22 @@ def soft_dice_loss(moved: Tensor, fixed: Tensor) -> Tensor:
     return 1 - dice[present].mean() if present.any() else sizes.sum()
 
 
+def segmentation_loss(scores: Tensor, memberships: Tensor) -> Tensor:
+    """Cross-entropy and soft Dice loss, added: how far a segmentation is from the labels.
+
+    Args:
+        scores: `(B, L + 1, *spatial)`, before a softmax, the background first.
+        memberships: `(B, L, *spatial)` in [0, 1], of the structures; what they leave of a voxel is background.
+
+    Source: Isensee et al., nnU-Net, Nature Methods 18, 2021 (the sum, and so without weights).
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        scores, memberships = scores.float(), memberships.float()
+        whole = torch.cat([1 - memberships.sum(1, keepdim=True), memberships], dim=1)
+        _same_shape(scores, whole)
+        return F.cross_entropy(scores, whole) + soft_dice_loss(scores.softmax(1)[:, 1:], memberships)
+
+
 def membership_loss(moved: Tensor, fixed: Tensor) -> Tensor:
     """Mean over voxels of the squared differences of memberships `(B, L, *spatial)` in [0, 1], summed over structures.
 

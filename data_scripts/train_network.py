@@ -3,9 +3,12 @@
 python data_scripts/train_network.py hippocampus --out runs/hippocampus
 python data_scripts/train_network.py hippocampus --out runs/hippocampus --resume
 python data_scripts/train_network.py hippocampus --out runs/hippocampus --only-measure
+
+Before it, `torchrun --nproc-per-node=2` trains with two processes.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +19,7 @@ import typer
 from course_utils import shipped
 from course_utils.checkpoint import Checkpoint
 from course_utils.commands.ending import run
+from course_utils.commands.launched import together
 from course_utils.commands.settings import device as device_of
 from course_utils.data.cohorts import Cohort
 from course_utils.data.source import Source
@@ -25,8 +29,9 @@ from course_utils.evaluation import evaluate_checkpoint, summarise
 from course_utils.files import replacing
 from course_utils.model_card import describe, passed_on
 from course_utils.networks import NetworkSpec
-from course_utils.objectives import PaintedObjective, Painting, pair_objective
+from course_utils.objectives import BothOrders, Objective, PaintedObjective, Painting, Segmented, pair_objective
 from course_utils.training import ProgressLines, TrainConfig, train_cohort
+from course_utils.training.ranks import Ranks
 
 PAIRS = 50
 """Of test subjects, that a network is measured on."""
@@ -41,7 +46,9 @@ class Training:
         dataset: The data set.
         objective: Arguments of `pair_objective`, without the labels' values.
         steps: The budget; so the same seed trains the same network on every machine, but for rounding.
-        network: Arguments of the pyramid, beside its dimension.
+        architecture: The network's.
+        network: Its arguments, beside its dimension and the number of structures.
+        both: Register each pair in both orders.
         config: Fields of `TrainConfig`, without the budget.
         painting: Of the images that the network is shown, see `PaintedObjective`; None shows the real ones.
         made: Arguments of `make_cohort`, where the data is the built-in cohort with settings of its own.
@@ -52,6 +59,8 @@ class Training:
     dataset: str
     objective: dict[str, Any]
     steps: int
+    architecture: str = "pyramid"
+    both: bool = False
     network: dict[str, Any] = field(default_factory=lambda: {"antisymmetric": True})
     config: dict[str, Any] = field(default_factory=dict)
     painting: Painting | None = None
@@ -70,9 +79,11 @@ TRAININGS = {
         "cropped hippocampus MR, trained with labels",
         "hippocampus",
         {"similarity": "ssd", "smoothness": 0.05, "dice_weight": 0.5, "coarseness": 2},
-        steps=5028,
-        network={},
-        config={"augment": 0.5},
+        steps=9600,
+        architecture="joint",
+        network={"features": [8, 32, 48, 64]},
+        both=True,
+        config={"augment": 0.8},
     ),
     "brain": Training(
         "whole brains of any contrast, once the skull is removed; trained on painted images",
@@ -96,6 +107,17 @@ TRAININGS = {
 }
 
 
+def objective_of(training: Training, labels: Iterable[int]) -> Objective:
+    """What a network is trained to minimise."""
+    values = tuple(labels)
+    pair = pair_objective(**training.objective, labels=values)
+    if training.painting is not None:
+        return PaintedObjective(pair, training.painting)
+    judge = BothOrders(pair) if training.both else pair
+    return Segmented(judge, values) if training.architecture == "joint" else judge
+
+
+@together
 def main(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(TRAININGS)}.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
@@ -121,23 +143,28 @@ def main(
         make_cohort(Path(root) / training.dataset, **training.made)
     source = Source(dataset=training.dataset, data_root=root)
     cohort, line = source.load()
-    objective = pair_objective(**training.objective, labels=cohort.info.labels)
-    typer.echo(line, err=True)
+    if Ranks.here().writes:
+        typer.echo(line, err=True)
     if only_measure:
         known = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
         write(known | measure(Checkpoint.load(place), cohort, where), place.with_suffix(".json"))
         return
     weights.mkdir(parents=True, exist_ok=True)  # not a thing to fail at after the training
+    arguments = {"spatial_dims": len(cohort.info.shape), **training.network}
+    if training.architecture == "joint":
+        arguments["structures"] = len(cohort.info.labels)
     result = train_cohort(
         cohort,
         out,
-        network=NetworkSpec("pyramid", {"spatial_dims": len(cohort.info.shape), **training.network}),
-        objective=objective if training.painting is None else PaintedObjective(objective, training.painting),
+        network=NetworkSpec(training.architecture, arguments),
+        objective=objective_of(training, cohort.info.labels),
         config=TrainConfig(steps=steps or training.steps, validations=20, **training.config),
         device=where,
         resume=resume,
         hooks=[ProgressLines()],
     )
+    if not Ranks.here().writes:
+        return
     checkpoint = Checkpoint.load(result.best)
     replace(checkpoint, card=passed_on(checkpoint.card)).save(place)
     card = describe(place) | measure(Checkpoint.load(place), cohort, where)
@@ -151,7 +178,7 @@ def main(
             "pairs a step": checkpoint.config["batch_size"],
             "minutes": round(result.history["seconds"].iloc[-1] / 60),
             "device": where,
-            "CPU threads": torch.get_num_threads(),
+            "CPU threads": torch.get_num_threads() * Ranks.here().size,
         },
         "log": [
             {key: round(float(row[key]), 5) for key in ("step", "loss", "validation_loss", "validation_dice")}

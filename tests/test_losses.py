@@ -15,6 +15,7 @@ from course_utils.losses import (
     jacobian_loss,
     ncc_loss,
     one_hot,
+    segmentation_loss,
     soft_dice_loss,
     ssd_loss,
 )
@@ -192,6 +193,29 @@ def test_soft_dice_is_monais(dims):
     moved, fixed = noise(SHAPES[dims], 16, channels=3), noise(SHAPES[dims], 17, channels=3)
     theirs = DiceLoss(squared_pred=True, smooth_nr=0, smooth_dr=0)(moved, fixed)
     assert_close(soft_dice_loss(moved, fixed), theirs, rtol=0, atol=1e-6)
+
+
+@both
+def test_a_segmentation_costs_what_it_costs_in_monai(dims):
+    label = (3 * noise(SHAPES[dims], 0)).long()
+    scores = 2 * noise(SHAPES[dims], 1, channels=3) - 1
+    overlap = DiceLoss(
+        include_background=False, to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=0, smooth_dr=0
+    )
+    theirs = overlap(scores, label) + torch.nn.functional.cross_entropy(scores, label[:, 0])
+    assert_close(segmentation_loss(scores, one_hot(label, (1, 2))), theirs, rtol=0, atol=1e-5)
+
+
+@both
+def test_a_segmentation_of_shares_is_best_where_it_gives_the_shares(dims):
+    """Cross-entropy of soft memberships: no scores cost less than the logarithms of the shares."""
+    shares = noise(SHAPES[dims], 2, channels=2) / 2
+    whole = torch.cat([1 - shares.sum(1, keepdim=True), shares], dim=1)
+    entropy = -(whole * whole.log()).sum(1).mean()
+    overlap = soft_dice_loss(shares, shares)
+    assert_close(segmentation_loss(whole.log(), shares), entropy + overlap, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="shape"):
+        segmentation_loss(whole[:, :2], shares)
 
 
 def test_soft_dice_leaves_out_what_neither_image_has():

@@ -1,6 +1,6 @@
 """What the options of `train` say that is minimised."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from course_utils.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from course_utils.objectives import (
     Objective,
     PaintedObjective,
     PairObjective,
+    Segmented,
     Shapes,
     Subjects,
     SynthesisedObjective,
@@ -90,3 +91,15 @@ def whole_objective(
     if bidirectional == Bidirectional.cyclemorph:
         return CycleMorph(pair, weight)
     return Consistent(pair, bidirectional.value, weight)
+
+
+def segmented(judge: Objective, labels: Sequence[int], weight: float | None, start: Checkpoint | None) -> Segmented:
+    """What a network that segments is trained by, around what judges its registration."""
+    if not labels:
+        raise CourseError("--architecture joint needs label maps, which it learns to draw: give --labels, or another")
+    known = len(labels) if start is None else start.network.arguments["structures"]
+    if known != len(labels):
+        raise CourseError(
+            f"the network of --init tells {known} structures apart and the labels {len(labels)}: give its own"
+        )
+    return Segmented(judge, tuple(labels), Segmented.weight if weight is None else weight)

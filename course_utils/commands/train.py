@@ -22,6 +22,7 @@ from course_utils.commands.objective_options import (
     Regulariser,
     any_smoothness,
     evidence_bound,
+    segmented,
     whole_objective,
 )
 from course_utils.commands.settings import Device, Settings
@@ -30,7 +31,7 @@ from course_utils.data.source import Source
 from course_utils.errors import CourseError
 from course_utils.files import check_room
 from course_utils.networks import ARCHITECTURES, NetworkSpec, Refined
-from course_utils.objectives import EvidenceBound, Membership, Shapes, Similarity, pair_objective
+from course_utils.objectives import EvidenceBound, Membership, Segmented, Shapes, Similarity, pair_objective
 from course_utils.training import TensorBoard, TrainConfig, train_cohort
 from course_utils.training.config import AMP
 from course_utils.training.hooks import progress_hook
@@ -42,7 +43,7 @@ Architecture = StrEnum("Architecture", [name for name in ARCHITECTURES if name n
 LossGrid = StrEnum("LossGrid", {"half": "half", "full": "full"})
 Amp = StrEnum("Amp", {name: name for name in ("auto", *AMP)})
 ARCHITECTURE = Architecture["pyramid"]
-PROBABILISTIC, HYPERNETWORK = "probabilistic", "hypernetwork"
+PROBABILISTIC, HYPERNETWORK, JOINT = "probabilistic", "hypernetwork", "joint"
 MINUTES = 5.0
 """The budget where the user gives none."""
 
@@ -124,8 +125,9 @@ def train(
         Architecture | None,
         typer.Option(
             help="VoxelMorph; a coarse-to-fine network (pyramid) that learns more in the same time; VoxelMorph with "
-            "kernels of several sizes (inception) or with attention (swin); one that answers with a distribution "
-            "(probabilistic); one whose weights another makes for each smoothness (hypernetwork).",
+            "kernels of several sizes (inception) or with attention (swin); one that also segments each image, and "
+            "learns most from labels (joint); one that answers with a distribution (probabilistic); one whose weights "
+            "another makes for each smoothness (hypernetwork).",
             show_default=f"{ARCHITECTURE.value}, unless --init",
         ),
     ] = None,
@@ -143,7 +145,7 @@ def train(
             "--antisymmetric/--one-way",
             help="Swapping the images gives the exact inverse, and equal images do not move; or only one direction, "
             "which learns faster from labels.",
-            show_default="antisymmetric, but one-way with --dice-weight",
+            show_default="antisymmetric, but one-way with --dice-weight or joint",
         ),
     ] = None,
     edges: Annotated[
@@ -170,6 +172,14 @@ def train(
         typer.Option(
             help="Of the same: how alike the velocities of neighbours are before the images are seen.",
             show_default=f"{EvidenceBound.prior_precision:g}",
+        ),
+    ] = None,
+    segmentation_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Of --architecture joint: weight of what its segmentation of both images costs.",
+            min=0,
+            show_default=f"{Segmented.weight:g}",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Pairs a step, of all processes.")] = TrainConfig.batch_size,
@@ -255,7 +265,13 @@ def train(
         raise CourseError(
             f"--architecture {HYPERNETWORK} is told the weight of the smoothness: add --smoothness-range LOW,HIGH"
         )
-    usual = not dice_weight and bidirectional in (None, "inverse") and evidence is None
+    if named == JOINT and painted in MAPS:
+        raise CourseError(f"--architecture {JOINT} segments images, and --painted {painted} has none: leave one out")
+    if named == JOINT and antisymmetric:
+        raise CourseError(f"--architecture {JOINT} has no antisymmetric form: leave --antisymmetric out")
+    if named != JOINT and segmentation_weight is not None:
+        raise CourseError(f"--segmentation-weight belongs to --architecture {JOINT}: add it, or leave the weight out")
+    usual = not dice_weight and bidirectional in (None, "inverse") and named not in (PROBABILISTIC, JOINT)
     if antisymmetric is None and start is None and usual:
         chosen["antisymmetric"] = True
     arguments = chosen if start is None else start.network.arguments
@@ -296,6 +312,10 @@ def train(
         jacobian_weight=jacobian_weight,
         coarseness=coarseness,
     )
+    minimised = evidence or whole_objective(objective, painted, bidirectional, consistency_weight, weights)
+    if named == JOINT:
+        minimised = segmented(minimised, labels, segmentation_weight, start)
+        chosen["structures"] = len(labels)
     steps = None if epochs is None else math.ceil(epochs * len(cohort.splits["train"]) / batch_size)
     quiet = Settings.current().quiet
     result = train_cohort(
@@ -303,7 +323,7 @@ def train(
         out,
         network=NetworkSpec((architecture or ARCHITECTURE).value, {"spatial_dims": len(cohort.info.shape), **chosen}),
         start=start,
-        objective=evidence or whole_objective(objective, painted, bidirectional, consistency_weight, weights),
+        objective=minimised,
         config=TrainConfig(
             steps=steps,
             minutes=MINUTES if minutes is None and steps is None else minutes,

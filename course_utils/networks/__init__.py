@@ -9,6 +9,7 @@ from course_utils.networks.base import (
 )
 from course_utils.networks.hypernetwork import Hypernetwork
 from course_utils.networks.inception import Inception, InceptionStem
+from course_utils.networks.joint import Joint, scores_of
 from course_utils.networks.probabilistic import LOG_VARIANCE, MEAN, Probabilistic
 from course_utils.networks.pyramid import Pyramid
 from course_utils.networks.refined import Refined
@@ -26,6 +27,7 @@ __all__ = [
     "Hypernetwork",
     "Inception",
     "InceptionStem",
+    "Joint",
     "NetworkSpec",
     "Probabilistic",
     "Pyramid",
@@ -39,4 +41,5 @@ __all__ = [
     "VelocityNetwork",
     "VoxelMorph",
     "architecture",
+    "scores_of",
 ]

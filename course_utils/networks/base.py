@@ -54,6 +54,15 @@ class RegistrationNetwork(nn.Module, abc.ABC):
                 network does not take.
         """
 
+    def both_orders(
+        self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None
+    ) -> tuple[Registration, Registration]:
+        """The registrations of `moving` to `fixed` and of `fixed` to `moving`; see `forward` for the arguments.
+
+        An architecture that describes each image by itself need not do so twice.
+        """
+        return self(moving, fixed, condition), self(fixed, moving, condition)
+
     def motionless(self, moving: Tensor) -> Registration:
         """What every network begins with: a registration of `moving`, `(B, 1, *spatial)`, that moves nothing."""
         nothing = moving.new_zeros(len(moving), moving.ndim - 2, *moving.shape[2:])

@@ -10,6 +10,42 @@ from torch.nn import functional as F
 from course_utils.networks.blocks import convolution_block
 
 
+class Encoder(nn.ModuleList):
+    """From fine to coarse: each level is made of the one before, of twice the resolution.
+
+    Args:
+        spatial_dims: 2 or 3.
+        features: Channels of each level, finest first.
+        first_stride: What the first level reduces the images by, 1 or 2.
+        in_channels: Of the images.
+        instance_norm: Normalise each channel of each image between convolution and activation.
+        conditional: The same, scaled and shifted by the code of a condition (see `film`).
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        features: Sequence[int],
+        first_stride: int = 1,
+        *,
+        in_channels: int = 1,
+        instance_norm: bool = False,
+        conditional: bool = False,
+    ) -> None:
+        block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm, conditional=conditional)
+        widths = [in_channels, *features]
+        strides = [first_stride] + [2] * (len(features) - 1)
+        super().__init__(block(widths[i], widths[i + 1], stride=stride) for i, stride in enumerate(strides))
+
+    def forward(self, images: Tensor, code: Tensor | None = None) -> list[Tensor]:
+        """`(B, in_channels, *spatial)` to each level, `(B, features[i], *spatial / first_stride / 2^i)`."""
+        levels = []
+        for level in self:
+            images = level(images, code)
+            levels.append(images)
+        return levels
+
+
 class Decoder(nn.ModuleList):
     """From coarse to fine: each level sees the coarser result, and the encoder's features of its own resolution.
 
@@ -30,11 +66,16 @@ class Decoder(nn.ModuleList):
 
     def forward(self, levels: Sequence[Tensor], code: Tensor | None = None) -> Tensor:
         """What the encoder found, finest first, `(B, features[i], *spatial / 2^i)`, to `(B, features[0], *spatial)`."""
-        *skips, x = levels
+        return self.levels(levels, code)[0]
+
+    def levels(self, levels: Sequence[Tensor], code: Tensor | None = None) -> list[Tensor]:
+        """What is made of each level of the encoder, of the same shapes; the coarsest stays as it is."""
+        *skips, coarsest = levels
+        made = [coarsest]
         for level in self:
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = level(torch.cat([x, skips.pop()], dim=1), code)
-        return x
+            x = F.interpolate(made[-1], scale_factor=2, mode="nearest")
+            made.append(level(torch.cat([x, skips.pop()], dim=1), code))
+        return made[::-1]
 
 
 class UNet(nn.Module):
@@ -66,17 +107,17 @@ class UNet(nn.Module):
         conditional: bool = False,
     ) -> None:
         super().__init__()
-        block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm, conditional=conditional)
         self.divisor = first_stride * 2 ** (len(features) - 1)
-        widths = [in_channels, *features]
-        strides = [first_stride] + [2] * (len(features) - 1)
-        self.encoder = nn.ModuleList(block(widths[i], widths[i + 1], stride=stride) for i, stride in enumerate(strides))
+        self.encoder = Encoder(
+            spatial_dims,
+            features,
+            first_stride,
+            in_channels=in_channels,
+            instance_norm=instance_norm,
+            conditional=conditional,
+        )
         self.decoder = Decoder(spatial_dims, features, instance_norm=instance_norm, conditional=conditional)
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         """`(B, in_channels, *spatial)` to `(B, features[0], *spatial / first_stride)`; `code` if it is conditional."""
-        levels = []
-        for level in self.encoder:
-            x = level(x, code)
-            levels.append(x)
-        return self.decoder(levels, code)
+        return self.decoder(self.encoder(x, code), code)

@@ -7,6 +7,7 @@ from course_utils.objectives.cycle import Cycle, CycleMorph
 from course_utils.objectives.painted import PaintedObjective, Painting, paint
 from course_utils.objectives.pair import PairObjective, pair_objective
 from course_utils.objectives.probabilistic import EvidenceBound
+from course_utils.objectives.segmented import Segmented
 from course_utils.objectives.synthesised import (
     Bending,
     Colours,
@@ -62,6 +63,7 @@ __all__ = [
     "Painting",
     "PairObjective",
     "Regularisation",
+    "Segmented",
     "Shapes",
     "Similarity",
     "Subjects",

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from course_utils.errors import CourseError
 from course_utils.fields import compose
 from course_utils.losses import diffusion_loss
-from course_utils.networks import Registration
+from course_utils.networks import Registration, RegistrationNetwork
 from course_utils.objectives.base import Batch, Model, Objective, Outcome
 from course_utils.objectives.pair import PairObjective
 
@@ -85,8 +85,8 @@ class BothOrders(Objective):
 
     def registered(self, model: Model, batch: Batch) -> tuple[Registration, Registration]:
         """The registrations of the moving to the fixed images, and of the fixed to the moving ones."""
-        condition = batch.get("condition")
-        return model(batch["moving"], batch["fixed"], condition), model(batch["fixed"], batch["moving"], condition)
+        network = cast(RegistrationNetwork, model)  # whose attributes it has, see `Model`
+        return network.both_orders(batch["moving"], batch["fixed"], batch.get("condition"))
 
     def describe(self) -> dict[str, Any]:
         """See `Objective`."""

@@ -32,8 +32,18 @@ class MixedPrecision(_StandIn):
 
     def __call__(self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
         """See `RegistrationNetwork.forward`."""
-        with torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None):
+        with self._autocast():
             return self._network(moving, fixed, condition)
+
+    def both_orders(
+        self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None
+    ) -> tuple[Registration, Registration]:
+        """See `RegistrationNetwork.both_orders`."""
+        with self._autocast():
+            return self._network.both_orders(moving, fixed, condition)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None)
 
 
 class Motionless(_StandIn):
@@ -42,6 +52,12 @@ class Motionless(_StandIn):
     def __call__(self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None) -> Registration:
         """See `RegistrationNetwork.forward`."""
         return self._network.motionless(moving)
+
+    def both_orders(
+        self, moving: Tensor, fixed: Tensor, condition: Tensor | None = None
+    ) -> tuple[Registration, Registration]:
+        """See `RegistrationNetwork.both_orders`."""
+        return self._network.motionless(moving), self._network.motionless(fixed)
 
 
 class Minimised(nn.Module):

@@ -444,6 +444,12 @@ def test_a_wrong_option_is_named_and_exits_with_2(made, run, tmp_path, arguments
             ("--painted", "labels", "--architecture", "probabilistic"),
             "in which --painted has no part: leave it out",
         ),
+        (("--architecture", "joint", "--antisymmetric"), "joint has no antisymmetric form: leave --antisymmetric out"),
+        *(
+            (("--architecture", "joint", "--painted", how), f"joint segments images, and --painted {how} has none")
+            for how in ("labels", "shapes")
+        ),
+        (("--segmentation-weight", "1"), "--segmentation-weight belongs to --architecture joint: add it, or leave"),
         (("--resume",), "holds no run to resume"),
     ],
 )
@@ -566,6 +572,8 @@ def test_a_data_set_without_labels_is_measured_without(balls, trained, run, refu
     for how in ("images", "labels"):
         line = refused("train", *on(balls), "--painted", how, "--epochs", 1, "--out", tmp_path / "run")
         assert f"--painted {how} needs label maps" in line
+    line = refused("train", *on(balls), "--architecture", "joint", "--epochs", 1, "--out", tmp_path / "run")
+    assert "--architecture joint needs label maps" in line
     assert not (tmp_path / "run").exists()
     # Shapes are drawn, so they need none.
     shapes = ("--painted", "shapes", "--epochs", 1, "--batch-size", 2, "--out", tmp_path / "shapes")
@@ -596,6 +604,29 @@ def test_both_directions_are_trained_and_told_of(balls, run, tmp_path, how):
     assert checkpoint.objective["two_directions"] == ASKED[how]
     code, said, _ = run("evaluate", "--model", out / "best.pt", *on(balls), "--out", tmp_path / "m.csv", "--count", 2)
     assert code == 0 and "swap_voxels: " in said and "self_voxels: " in said
+
+
+def test_a_network_that_segments_is_trained_gone_on_with_and_used(balls, run, refused, tmp_path):
+    first, again = tmp_path / "first", tmp_path / "again"
+    quick = ("--epochs", 1, "--batch-size", 2)
+    joint = ("--architecture", "joint", "--bidirectional", "both", "--segmentation-weight", 2)
+    assert run("train", *on(balls), *quick, *joint, "--out", first)[0] == 0
+    checkpoint = Checkpoint.load(first / "best.pt")
+    assert checkpoint.objective["segmentation"] == {"term": "Segmented", "weight": 2.0} and checkpoint.knows_labels
+    structures = len(checkpoint.card.labels)
+    assert checkpoint.network.arguments["structures"] == structures
+    assert checkpoint.metrics["segmentation"] > 0
+    assert run("train", *on(balls), *quick, "--init", first / "best.pt", "--out", again)[0] == 0
+    assert Checkpoint.load(again / "best.pt").objective["segmentation"]["weight"] == 0.5
+    table = json.loads((balls / "registry.json").read_text(encoding="utf-8"))
+    table["balls"]["labels"] |= {"99": "one more"}
+    (balls / "registry.json").write_text(json.dumps(table), encoding="utf-8")
+    line = refused("train", *on(balls), *quick, "--init", first / "best.pt", "--out", tmp_path / "no")
+    assert f"tells {structures} structures apart and the labels {structures + 1}" in line
+    code, said, _ = run("evaluate", *on(balls), "--model", first / "best.pt", "--out", tmp_path / "m.csv", "--count", 2)
+    assert code == 0 and "dice" in said
+    code, _, err = run("export", "--model", first / "best.pt", "--out", tmp_path / "net.onnx", "--format", "onnx")
+    assert code == 0, err
 
 
 def test_a_trained_network_is_refined_used_and_gone_on_with(balls, run, refused, tmp_path):

@@ -15,13 +15,15 @@ OPTIONS = {
     "voxelmorph": [*COMMON, ANTISYMMETRIC[0]],
     "pyramid": [*COMMON, *ANTISYMMETRIC],
     "swin": [{}, ANTISYMMETRIC[1]],
+    # As many structures as no image has axes, see `small`.
+    "joint": [{"structures": 3, **options} for options in COMMON],
     "hypernetwork": [{}, ANTISYMMETRIC[0]],
 }
 """Arguments that an architecture is tested with; one that is not named here is tested with its defaults."""
 
 NORMALISED = {
     name: {"instance_norm": True}
-    for name in ("voxelmorph", "pyramid", "probabilistic", "inception", "swin", "hypernetwork")
+    for name in ("voxelmorph", "pyramid", "probabilistic", "inception", "swin", "hypernetwork", "joint")
 }
 """Arguments with which an architecture normalises its features, if it can; elsewhere it is tested without."""
 
