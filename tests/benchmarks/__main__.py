@@ -14,6 +14,8 @@
     python -m tests.benchmarks templates   which template carries labels best to people whom nobody trained on?
     python -m tests.benchmarks ages        does a template that depends on age show age, and what makes it?
     python -m tests.benchmarks certainty   is a spread more than its prior, and does it know where the field is wrong?
+    python -m tests.benchmarks labels      what helps a network to learn from labels?
+    python -m tests.benchmarks new-subjects  go on with a network that ships, or begin anew?
     python -m tests.benchmarks waiting     does training wait for its data, where no memory holds the cohort?
     python -m tests.benchmarks soak        does the page for a pair last?
     python -m tests.benchmarks gpu         what a GPU adds
@@ -57,6 +59,8 @@ from tests.benchmarks.contrasts import contrasts
 from tests.benchmarks.directions import directions
 from tests.benchmarks.folding import folding
 from tests.benchmarks.gpu import gpu
+from tests.benchmarks.labels import labels
+from tests.benchmarks.new_subjects import new_subjects
 from tests.benchmarks.refine import refine
 from tests.benchmarks.smoothness import smoothness
 from tests.benchmarks.soak import soak
@@ -73,6 +77,8 @@ app.command()(backbones)
 app.command()(contrasts)
 app.command()(smoothness)
 app.command()(templates)
+app.command()(labels)
+app.command()(new_subjects)
 app.command()(waiting)
 app.command()(soak)
 app.command()(ages)
