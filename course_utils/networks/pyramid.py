@@ -12,9 +12,9 @@ from course_utils.networks.unet import Encoder
 class Pyramid(CoarseToFine):
     """Registers from coarse to fine: each level sees features that the levels below have aligned, and adds the rest.
 
-    An encoder describes each image, and has not seen finer levels than it describes. The finest level has few channels:
-    it has most of the voxels, and most of the work. In the same time the pyramid trains to a better alignment than
-    VoxelMorph.
+    An encoder alone describes each image, so that a level knows of a voxel's neighbourhood, and of no more. The finest
+    level has few channels: it has most of the voxels, and most of the work. In the same time the pyramid trains to a
+    better alignment than VoxelMorph.
 
     Args:
         spatial_dims: 2 or 3.

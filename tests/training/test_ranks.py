@@ -20,7 +20,7 @@ from torch import nn
 
 from course_utils.checkpoint import Checkpoint
 from course_utils.networks import NetworkSpec, VoxelMorph, architecture
-from course_utils.objectives import Objective, Outcome, TemplateObjective, pair_objective
+from course_utils.objectives import BothOrders, Objective, Outcome, Segmented, TemplateObjective, pair_objective
 from course_utils.seeds import seed_of
 from course_utils.templates import template_network
 from course_utils.training import fit, loop
@@ -416,6 +416,20 @@ def test_a_parameter_that_takes_no_part_is_left_alone(tmp_path, two):
     first, second = two(tmp_path, train_spare, tmp_path / "run")
     assert first == second and first["result"]["spare"] == [1.0] * 3
     assert first["result"]["loss"] == pytest.approx(train_spare(tmp_path / "alone")["loss"], abs=LINES)
+
+
+def learn_to_segment(out):
+    """Both orders are one call of the network, and so are its segmentations, which no registration follows from."""
+    model = NetworkSpec("joint", {"spatial_dims": 2, "structures": 1, "features": [4, 8]}).build()
+    objective = Segmented(BothOrders(pair_objective(**OBJECTIVE)), OBJECTIVE["labels"])
+    fit(model, objective, Discs(), Discs(2), out, TWENTY, card=CARD, hooks=[])
+
+
+def test_what_is_called_in_both_orders_and_segments_learns_the_same(tmp_path, two):
+    assert two(tmp_path, learn_to_segment, tmp_path / "run") == [{"result": None}] * 2
+    learn_to_segment(tmp_path / "alone")
+    assert_same_curve(tmp_path / "run", tmp_path / "alone")
+    assert "segmentation" in history_of(tmp_path / "run")
 
 
 def learn_template(out):
