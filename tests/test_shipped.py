@@ -179,7 +179,7 @@ def test_what_ships_does_not_contradict_itself(name):
     network = model.model()
     figures = shipped.card(name)["figures"]
     assert figures["folding_percent"] < 0.05
-    if not model.network.arguments["antisymmetric"]:
+    if not model.network.arguments.get("antisymmetric"):
         assert model.knows_labels  # the one thing that a network of one direction learns faster from
         return
     moving, fixed = torch.rand(2, 1, 1, *shape, generator=torch.Generator().manual_seed(0))
