@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from course_utils.fields import resize, warp
 from course_utils.networks.base import VelocityNetwork, check_levels
 from course_utils.networks.blocks import CONVOLUTION, activation, velocity_head
+from course_utils.networks.unet import encoded
 
 SQUARINGS = 3
 """Of the velocity so far, to place a level's features: they need not be placed as exactly as the result."""
@@ -28,9 +29,7 @@ class CoarseToFine(VelocityNetwork):
 
     Args:
         spatial_dims: 2 or 3.
-        encoder: Makes the module that describes images, for the stride of its first level. Images `(B, 1, *spatial)`
-            and a code (see `VelocityNetwork.code`) become features on each level, finest first, each of half the
-            resolution of the one before.
+        encoder: Makes the blocks that describe an image (see `unet.encoder`), for the stride of the first.
         described: Channels of a description's levels, finest first.
         compared: Channels of what a level finds out by comparing two descriptions, finest first.
         half_resolution: See `VelocityNetwork`, as the others.
@@ -47,7 +46,7 @@ class CoarseToFine(VelocityNetwork):
         self,
         spatial_dims: int,
         *,
-        encoder: Callable[[int], nn.Module],
+        encoder: Callable[[int], nn.ModuleList],
         described: Sequence[int],
         compared: Sequence[int],
         half_resolution: bool,
@@ -86,7 +85,7 @@ class CoarseToFine(VelocityNetwork):
 
     def describe(self, images: Tensor, code: Tensor | None) -> list[Tensor]:
         """What is compared of images, finest level first, `(B, described[i], *spatial / first_stride / 2^i)`."""
-        return self.encoder(images, code)
+        return encoded(self.encoder, images, code)
 
     def predict(self, moving: Tensor, fixed: Tensor, condition: Tensor | None) -> Tensor:
         """See `VelocityNetwork.predict`."""

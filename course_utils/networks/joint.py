@@ -10,7 +10,7 @@ from course_utils.networks.base import architecture, check_levels
 from course_utils.networks.blocks import CONVOLUTION
 from course_utils.networks.coarse_to_fine import CoarseToFine, of_both
 from course_utils.networks.registration import Registration
-from course_utils.networks.unet import Decoder, Encoder
+from course_utils.networks.unet import Decoder, encoded, encoder
 
 SIDES = ("moving", "fixed")
 MOST_COMPARED = 32
@@ -70,7 +70,7 @@ class Joint(CoarseToFine):
         super().__init__(
             spatial_dims,
             encoder=functools.partial(
-                Encoder, spatial_dims, features, instance_norm=instance_norm, conditional=conditions > 0
+                encoder, spatial_dims, features, instance_norm=instance_norm, conditional=conditions > 0
             ),
             described=[width + structures + 1 for width in features],
             compared=[min(width, MOST_COMPARED) for width in features],
@@ -125,7 +125,7 @@ class Joint(CoarseToFine):
 
     def _told_apart(self, images: Tensor, code: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
         """Features and probabilities, which are compared, and the scores of each level, finest first."""
-        features = self.decoder_of_images.levels(self.encoder(images, code), code)
+        features = self.decoder_of_images.levels(encoded(self.encoder, images, code), code)
         scores = [head(level).float() for head, level in zip(self.scores, features, strict=True)]
         return [torch.cat([f, s.softmax(1)], dim=1) for f, s in zip(features, scores, strict=True)], scores
 

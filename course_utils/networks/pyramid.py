@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from course_utils.networks.base import architecture
 from course_utils.networks.coarse_to_fine import CoarseToFine
-from course_utils.networks.unet import Encoder
+from course_utils.networks.unet import encoder
 
 
 @architecture("pyramid")
@@ -44,12 +44,12 @@ class Pyramid(CoarseToFine):
         edges: bool = False,
         conditions: int = 0,
     ) -> None:
-        encoder = functools.partial(
-            Encoder, spatial_dims, features, instance_norm=instance_norm, conditional=conditions > 0
+        blocks = functools.partial(
+            encoder, spatial_dims, features, instance_norm=instance_norm, conditional=conditions > 0
         )
         super().__init__(
             spatial_dims,
-            encoder=encoder,
+            encoder=blocks,
             described=features,
             compared=features,
             half_resolution=half_resolution,

@@ -1,7 +1,7 @@
 """The U-Net, in 2-D and 3-D, and its decoder by itself for encoders of another kind."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,16 @@ from torch.nn import functional as F
 from course_utils.networks.blocks import convolution_block
 
 
-class Encoder(nn.ModuleList):
-    """From fine to coarse: each level is made of the one before, of twice the resolution.
+def encoder(
+    spatial_dims: int,
+    features: Sequence[int],
+    first_stride: int = 1,
+    *,
+    in_channels: int = 1,
+    instance_norm: bool = False,
+    conditional: bool = False,
+) -> nn.ModuleList:
+    """Blocks from fine to coarse, each made of the one before, of twice the resolution; `encoded` is what they find.
 
     Args:
         spatial_dims: 2 or 3.
@@ -21,29 +29,19 @@ class Encoder(nn.ModuleList):
         instance_norm: Normalise each channel of each image between convolution and activation.
         conditional: The same, scaled and shifted by the code of a condition (see `film`).
     """
+    block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm, conditional=conditional)
+    widths = [in_channels, *features]
+    strides = [first_stride] + [2] * (len(features) - 1)
+    return nn.ModuleList(block(widths[i], widths[i + 1], stride=stride) for i, stride in enumerate(strides))
 
-    def __init__(
-        self,
-        spatial_dims: int,
-        features: Sequence[int],
-        first_stride: int = 1,
-        *,
-        in_channels: int = 1,
-        instance_norm: bool = False,
-        conditional: bool = False,
-    ) -> None:
-        block = functools.partial(convolution_block, spatial_dims, instance_norm=instance_norm, conditional=conditional)
-        widths = [in_channels, *features]
-        strides = [first_stride] + [2] * (len(features) - 1)
-        super().__init__(block(widths[i], widths[i + 1], stride=stride) for i, stride in enumerate(strides))
 
-    def forward(self, images: Tensor, code: Tensor | None = None) -> list[Tensor]:
-        """`(B, in_channels, *spatial)` to each level, `(B, features[i], *spatial / first_stride / 2^i)`."""
-        levels = []
-        for level in self:
-            images = level(images, code)
-            levels.append(images)
-        return levels
+def encoded(blocks: Iterable[nn.Module], images: Tensor, code: Tensor | None = None) -> list[Tensor]:
+    """`(B, in_channels, *spatial)` to each level, `(B, features[i], *spatial / first_stride / 2^i)`, finest first."""
+    levels = []
+    for block in blocks:
+        images = block(images, code)
+        levels.append(images)
+    return levels
 
 
 class Decoder(nn.ModuleList):
@@ -108,7 +106,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.divisor = first_stride * 2 ** (len(features) - 1)
-        self.encoder = Encoder(
+        self.encoder = encoder(
             spatial_dims,
             features,
             first_stride,
@@ -120,4 +118,4 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         """`(B, in_channels, *spatial)` to `(B, features[0], *spatial / first_stride)`; `code` if it is conditional."""
-        return self.decoder(self.encoder(x, code), code)
+        return self.decoder(encoded(self.encoder, x, code), code)

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from course_utils.errors import CourseError
 from course_utils.fields import compose
 from course_utils.losses import diffusion_loss
-from course_utils.networks import Registration, RegistrationNetwork
+from course_utils.networks import Registration
 from course_utils.objectives.base import Batch, Model, Objective, Outcome
 from course_utils.objectives.pair import PairObjective
 
@@ -85,8 +85,11 @@ class BothOrders(Objective):
 
     def registered(self, model: Model, batch: Batch) -> tuple[Registration, Registration]:
         """The registrations of the moving to the fixed images, and of the fixed to the moving ones."""
-        network = cast(RegistrationNetwork, model)  # whose attributes it has, see `Model`
-        return network.both_orders(batch["moving"], batch["fixed"], batch.get("condition"))
+        moving, fixed, condition = batch["moving"], batch["fixed"], batch.get("condition")
+        both_orders = getattr(model, "both_orders", None)  # of a network; what is none is asked twice
+        if both_orders is not None:
+            return both_orders(moving, fixed, condition)
+        return model(moving, fixed, condition), model(fixed, moving, condition)
 
     def describe(self) -> dict[str, Any]:
         """See `Objective`."""

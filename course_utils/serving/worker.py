@@ -18,6 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from course_utils.data.volumes import read_image, read_label, read_labels, read_volume
 from course_utils.errors import CourseError, CourseWarning
 from course_utils.files import replacing
@@ -109,6 +111,8 @@ def bound_memory(most: int) -> None:
         return
     import resource  # Windows has no such module
 
+    # OpenBLAS asks for its buffer at its first work, and again for ever where it gets none.
+    np.linalg.det(np.eye(3))
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     with contextlib.suppress(OSError):  # a container may forbid it
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")

@@ -127,8 +127,13 @@ def test_two_processes_of_one_pair_learn_what_one_of_two_pairs_does(alone, toget
     for name in ("best.pt", "last.pt"):
         mine, its = (Checkpoint.load(folder / name) for folder in (out, alone))
         assert (mine.step, mine.config) == (its.step, its.config)
-        for key, value in its.weights.items():
-            torch.testing.assert_close(mine.weights[key], value, rtol=0, atol=1e-4)
+        # The bias of a convolution before a norm has no gradient but rounding, which Adam makes as large as any: the
+        # weights tell less than the answers.
+        pair = {side: image[None] for side, image in Discs()[0].items() if side in ("moving", "fixed")}
+        with torch.inference_mode():
+            answers = [one.model()(**pair).displacement for one in (mine, its)]
+        assert answers[1].abs().max() > 100 * LINES
+        torch.testing.assert_close(*answers, rtol=0, atol=LINES)
     assert said[0] == said[1] and said[0]["result"]["loss"] == history_of(out)["loss"].tolist()
 
 
