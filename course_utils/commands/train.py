@@ -125,9 +125,9 @@ def train(
         Architecture | None,
         typer.Option(
             help="VoxelMorph; a coarse-to-fine network (pyramid) that learns more in the same time; VoxelMorph with "
-            "kernels of several sizes (inception) or with attention (swin); one that learns from labels "
-            "to segment each image, too (joint); one that answers with a distribution (probabilistic); one whose weights "
-            "another makes for each smoothness (hypernetwork).",
+            "kernels of several sizes (inception) or with attention (swin); one that learns from labels to segment "
+            "each image, too (joint); one that answers with a distribution (probabilistic); one whose weights another "
+            "makes for each smoothness (hypernetwork).",
             show_default=f"{ARCHITECTURE.value}, unless --init",
         ),
     ] = None,
