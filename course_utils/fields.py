@@ -144,10 +144,11 @@ def resize(field: Tensor, shape: Sequence[int]) -> Tensor:
 def pool(image: Tensor, factor: int) -> Tensor:
     """Means over blocks of `factor` voxels along each axis: `(B, C, *spatial)` to `(B, C, *ceil(spatial / factor))`.
 
-    The last block of an axis may be smaller. Vectors keep their unit, voxels of the grid that they came from.
+    The last block of an axis may be smaller, and be its only one. Vectors keep their unit, voxels of the grid that they
+    came from.
     """
     pooling = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
-    return pooling(image.float(), factor, ceil_mode=True)
+    return pooling(image.float(), [min(factor, n) for n in image.shape[2:]], ceil_mode=True)
 
 
 def affine_to_field(matrix: Tensor, shape: Sequence[int]) -> Tensor:

@@ -263,7 +263,7 @@ def segmentation_loss(scores: Tensor, memberships: Tensor) -> Tensor:
         scores: `(B, L + 1, *spatial)`, before a softmax, the background first.
         memberships: `(B, L, *spatial)` in [0, 1], of the structures; what they leave of a voxel is background.
 
-    Source: Isensee et al., nnU-Net, Nature Methods 18, 2021 (the sum, and so without weights).
+    Source: Isensee et al., nnU-Net, Nature Methods 18, 2021 (the sum, unweighted).
     """
     with torch.autocast(scores.device.type, enabled=False):
         scores, memberships = scores.float(), memberships.float()

@@ -4,7 +4,7 @@ python data_scripts/train_network.py hippocampus --out runs/hippocampus
 python data_scripts/train_network.py hippocampus --out runs/hippocampus --resume
 python data_scripts/train_network.py hippocampus --out runs/hippocampus --only-measure
 
-Before it, `torchrun --nproc-per-node=2` trains with two processes.
+`torchrun --nproc-per-node=2` in place of `python` trains with two processes.
 """
 
 import json
@@ -134,18 +134,21 @@ def main(
     """Train a network that ships again: its weights and its card are written when it has been measured."""
     if name not in TRAININGS:
         raise CourseError(f"no training called '{name}': choose from {', '.join(TRAININGS)}")
-    training, where, place = TRAININGS[name], device_of(device), weights / f"{name}.safetensors"
+    training, place, ranks = TRAININGS[name], weights / f"{name}.safetensors", Ranks.here()
+    where = ranks.device(device_of(device))
     if only_measure and not place.is_file():
         raise CourseError(f"{place} does not exist: train the network first, or name another folder, --weights")
     root = None
     if training.made is not None:
-        root = str(out / "data")
-        make_cohort(Path(root) / training.dataset, **training.made)
+        root, made = str(out / "data"), training.made
+        ranks.from_first(lambda: make_cohort(Path(root) / training.dataset, **made))
     source = Source(dataset=training.dataset, data_root=root)
     cohort, line = source.load()
-    if Ranks.here().writes:
+    if ranks.writes:
         typer.echo(line, err=True)
     if only_measure:
+        if not ranks.writes:
+            return
         known = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
         write(known | measure(Checkpoint.load(place), cohort, where), place.with_suffix(".json"))
         return
@@ -163,7 +166,7 @@ def main(
         resume=resume,
         hooks=[ProgressLines()],
     )
-    if not Ranks.here().writes:
+    if not ranks.writes:
         return
     checkpoint = Checkpoint.load(result.best)
     replace(checkpoint, card=passed_on(checkpoint.card)).save(place)
@@ -178,7 +181,7 @@ def main(
             "pairs a step": checkpoint.config["batch_size"],
             "minutes": round(result.history["seconds"].iloc[-1] / 60),
             "device": where,
-            "CPU threads": torch.get_num_threads() * Ranks.here().size,
+            "CPU threads": torch.get_num_threads() * ranks.size,
         },
         "log": [
             {key: round(float(row[key]), 5) for key in ("step", "loss", "validation_loss", "validation_dice")}

@@ -20,6 +20,7 @@ from course_utils.fields import (
     integrate,
     invert,
     jacobian_determinant,
+    pool,
     resize,
     warp,
 )
@@ -564,3 +565,13 @@ def test_a_volume_shared_out_to_processors_is_warped_as_by_one(monkeypatch, shap
     moved = warp(labels, displacement, mode="nearest")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert torch.equal(moved, warp(labels, displacement, mode="nearest"))
+
+
+@pytest.mark.parametrize("shape", [(13, 40), (15, 19, 40), (1, 16, 32)])
+def test_what_is_pooled_is_the_mean_of_each_block_however_few_voxels_it_has(shape):
+    image = torch.rand(2, 3, *shape)
+    pooled = pool(image, 16)
+    assert pooled.shape == (2, 3, *(-(-n // 16) for n in shape))
+    for place in itertools.product(*map(range, pooled.shape[2:])):
+        block = image[(..., *(slice(16 * at, 16 * at + 16) for at in place))]
+        assert_close(pooled[(..., *place)], block.flatten(2).mean(2))

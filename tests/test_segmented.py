@@ -7,7 +7,7 @@ import torch
 
 from course_utils import fields, losses
 from course_utils.errors import CourseError
-from course_utils.networks import Registration, scores_of
+from course_utils.networks import NetworkSpec, Registration, scores_of
 from course_utils.objectives import BothOrders, PaintedObjective, Segmented, pair_objective
 from course_utils.training.models import Motionless
 from tests.test_painted import moving_network
@@ -17,13 +17,13 @@ LABELS = (1, 2)
 
 
 def saying(pairs, scores_at, strides=(2, 4)):
-    """A method that moves nothing, and whose scores of a side at a stride are those of a function."""
+    """A method that moves nothing, and whose scores of a side at a stride are those that a function gives."""
 
     def model(moving, fixed, condition=None):
         nothing = torch.zeros(len(moving), moving.ndim - 2, *moving.shape[2:])
         extras = {
-            scores_of(side, level): scores_at(pairs[f"{side}_label"], stride)
-            for level, stride in enumerate(strides)
+            scores_of(side, stride): scores_at(pairs[f"{side}_label"], stride)
+            for stride in strides
             for side in ("moving", "fixed")
         }
         return Registration(moving, nothing, nothing, extras)
@@ -58,15 +58,16 @@ def test_the_loss_is_the_judges_and_the_weighted_mean_over_levels_and_images(sha
 
 
 @pytest.mark.parametrize("shape", [(28, 24), (27, 21), (16, 20, 16), (15, 19, 13)])
-def test_nothing_costs_less_than_the_share_of_each_structure_in_each_voxel(shape):
+@pytest.mark.parametrize("strides", [(1, 2, 4), (2, 4, 8, 16)])
+def test_nothing_costs_less_than_the_share_of_each_structure_in_each_voxel(shape, strides):
     pairs = batch(shape)
     objective = Segmented(pair_objective("ssd"), LABELS)
 
     def shifted(label, stride):
         return right(label, stride).roll(1, 2)
 
-    best, worse = (objective(saying(pairs, said), pairs).terms["segmentation"] for said in (right, shifted))
-    nothing = objective(saying(pairs, unknown), pairs).terms["segmentation"]
+    best, worse = (objective(saying(pairs, said, strides), pairs).terms["segmentation"] for said in (right, shifted))
+    nothing = objective(saying(pairs, unknown, strides), pairs).terms["segmentation"]
     assert best < 0.5 * nothing and best < 0.5 * worse
 
 
@@ -84,6 +85,14 @@ def test_a_network_that_segments_is_trained_by_it_around_any_objective(shape, wr
     assert all(parameter.grad is not None for parameter in network.parameters())
     said = Motionless(network)
     assert 1 < objective(said, pairs).terms["segmentation"] < math.log(3) + 1
+
+
+@pytest.mark.parametrize("shape", [(53, 50), (35, 37, 50)])
+def test_any_size_is_compared_with_the_labels_of_the_same_places(shape):
+    """The coarsest voxels of four levels are 16 wide, and the last ones of an axis hold what is left."""
+    pairs = batch(shape) | {"name": ["a", "b"]}
+    network = NetworkSpec("joint", {"spatial_dims": len(shape), "structures": 2, "features": [2, 2, 2, 2]}).build()
+    assert Segmented(pair_objective("ssd"), LABELS)(network, pairs).terms["segmentation"].isfinite()
 
 
 @both

@@ -96,10 +96,12 @@ def whole_objective(
 def segmented(judge: Objective, labels: Sequence[int], weight: float | None, start: Checkpoint | None) -> Segmented:
     """What a network that segments is trained by, around what judges its registration."""
     if not labels:
-        raise CourseError("--architecture joint needs label maps, which it learns to draw: give --labels, or another")
+        raise CourseError(
+            "--architecture joint needs label maps, which it learns from: give --labels, or choose another"
+        )
     known = len(labels) if start is None else start.network.arguments["structures"]
     if known != len(labels):
         raise CourseError(
-            f"the network of --init tells {known} structures apart and the labels {len(labels)}: give its own"
+            f"the network of --init tells {known} structures apart and the labels {len(labels)}: take labels as its own"
         )
     return Segmented(judge, tuple(labels), Segmented.weight if weight is None else weight)

@@ -17,26 +17,26 @@ MOST_COMPARED = 32
 """Channels of what a level finds out by comparing two images: where they are apart takes fewer than what they show."""
 
 
-def scores_of(side: str, level: int) -> str:
+def scores_of(side: str, stride: int) -> str:
     """Name of a registration's extra: scores of the structures in the `"moving"` or the `"fixed"` image.
 
-    They are `(B, structures + 1, *own)` float32, before a softmax, the background first, on a grid of voxels that are
-    `first_stride * 2**level` of the images' along each axis.
+    They are `(B, structures + 1, *own)` float32, before a softmax, the background first. One of their voxels is
+    `stride` of the images' along each axis: 1 or 2 on the finest level, and twice as much on each coarser one.
+    The sides are those of the call of the network: `Registration.backwards` does not exchange them.
     """
-    return f"{side}_scores_{level}"
+    return f"{side}_scores_{stride}"
 
 
 @architecture("joint")
 class Joint(CoarseToFine):
     """Segments each image by itself, and registers from coarse to fine what it has then seen in both.
 
-    A U-Net describes an image: what it makes of each level has seen the whole image, and tells the structures apart. A
-    level compares these features and the probabilities of the structures. As an image is described without the other
-    one, many pairs teach what a structure looks like, and to register in both orders describes nothing twice.
+    A U-Net describes an image: what it makes of each level knows what coarser ones have seen, and tells the structures
+    apart. A level compares these features and the probabilities of the structures. As an image is described without the
+    other one, many pairs teach what a structure looks like, and to register in both orders describes nothing twice.
 
     The scores of the structures are extras of the registration, see `scores_of`; `objectives.Segmented` trains them.
-    Without it they mean nothing, and the network is a pyramid with a larger encoder. It has no antisymmetric form, in
-    which it learnt far less from labels.
+    Without it they mean nothing, and the network is a pyramid with a larger encoder. It has no antisymmetric form.
 
     Args:
         spatial_dims: 2 or 3.
@@ -117,8 +117,8 @@ class Joint(CoarseToFine):
         """See `RegistrationNetwork.motionless`; any structure is as likely as another."""
         nothing = super().motionless(moving)
         none = [
-            moving.new_zeros(2 * len(moving), self.structures + 1, *self._own(moving.shape[2:], level))
-            for level in range(len(self.scores))
+            moving.new_zeros(2 * len(moving), self.structures + 1, *_own(moving.shape[2:], stride))
+            for stride in self._strides()
         ]
         extras = self._extras(none, moving.shape[2:], SIDES)
         return Registration(moving, nothing.displacement, nothing.velocity, extras)
@@ -132,11 +132,16 @@ class Joint(CoarseToFine):
     def _extras(self, scores: Sequence[Tensor], spatial: Sequence[int], sides: Sequence[str]) -> dict[str, Tensor]:
         """The scores by name, each without what the images were padded by; `sides` are those of the two halves."""
         return {
-            scores_of(side, level): its[(..., *map(slice, self._own(spatial, level)))]
-            for level, both in enumerate(scores)
+            scores_of(side, stride): its[(..., *map(slice, _own(spatial, stride)))]
+            for stride, both in zip(self._strides(), scores, strict=True)
             for side, its in zip(sides, both.chunk(2), strict=True)
         }
 
-    def _own(self, spatial: Sequence[int], level: int) -> list[int]:
-        """The shape of a level's grid that images of this shape need, `(*spatial)`."""
-        return [-(-n // (self.first_stride * 2**level)) for n in spatial]
+    def _strides(self) -> list[int]:
+        """How many of the images' voxels one of each level is along each axis, finest level first."""
+        return [self.first_stride * 2**level for level in range(len(self.scores))]
+
+
+def _own(spatial: Sequence[int], stride: int) -> list[int]:
+    """The shape of the grid, so many times coarser, that images of this shape need."""
+    return [-(-n // stride) for n in spatial]

@@ -1,5 +1,6 @@
 """Registration and segmentation at once: a network that registers is also judged by the structures that it sees."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from course_utils import losses
 from course_utils.errors import CourseError
 from course_utils.fields import pool
-from course_utils.networks import Registration, scores_of
+from course_utils.networks import scores_of
 from course_utils.objectives.base import Batch, Model, Objective, Outcome
 from course_utils.objectives.terms import LABELS
 
@@ -50,21 +51,21 @@ class Segmented(Objective):
     def __call__(self, model: Model, batch: Batch) -> Outcome:
         """See `Objective`. Raises CourseError where the model answers with no segmentation."""
         outcome = self.judge(model, batch)
-        if outcome.registration is None or scores_of("fixed", 0) not in outcome.registration.extras:
+        extras = {} if outcome.registration is None else outcome.registration.extras
+        costs = [cost for side in ("moving", "fixed") for cost in self._costs(extras, batch, side)]
+        if not costs:
             raise CourseError("this network does not segment its images: take --architecture joint")
-        cost = torch.stack(
-            [cost for side in ("moving", "fixed") for cost in self._costs(outcome.registration, batch, side)]
-        ).mean()
+        cost = torch.stack(costs).mean()
         terms = {**outcome.terms, "segmentation": cost}
         return replace(outcome, loss=outcome.loss + self.weight * cost, terms=terms)
 
-    def _costs(self, registration: Registration, batch: Batch, side: str) -> list[Tensor]:
+    def _costs(self, extras: Mapping[str, Tensor], batch: Batch, side: str) -> list[Tensor]:
         """Of each level, of one image."""
         memberships = losses.one_hot(batch[f"{side}_label"], self.labels)
-        costs: list[Tensor] = []
-        while (scores := registration.extras.get(scores_of(side, len(costs)))) is not None:
-            factor = -(-memberships.shape[-1] // scores.shape[-1])
-            costs.append(losses.segmentation_loss(scores, pool(memberships, factor)))
+        costs, stride = [], 1 if scores_of(side, 1) in extras else 2
+        while (scores := extras.get(scores_of(side, stride))) is not None:
+            costs.append(losses.segmentation_loss(scores, pool(memberships, stride)))
+            stride *= 2
         return costs
 
     def describe(self) -> dict[str, Any]:
