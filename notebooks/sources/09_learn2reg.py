@@ -386,7 +386,7 @@ rows = {"before": line(tables["NCC"], "before")}
 rows |= {name: line(table, "after") for name, table in tables.items()}
 mean = {name: table.mean(numeric_only=True) for name, table in tables.items()}
 for name, of in mean.items():
-    assert of.dice_after > of.dice_before + 0.03 and of.folding_percent < 0.5, name
+    assert of.dice_after > of.dice_before + 0.01 and of.folding_percent < 0.5, name
 pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 # %%
@@ -629,8 +629,8 @@ def by_epoch(own):
 climb = by_epoch(failed["B loss taken for a score"][0])
 start = idle(**MISTAKES["B loss taken for a score"])
 print(f"B: doing nothing {start:.3f}, epochs {', '.join(f'{value:.3f}' for value in climb)}")
-assert (climb[3:] > climb[:-3]).all()  # it climbs: three epochs later it is always higher
-assert climb[-1] > climb[0] and climb[-1] > start + 0.5 * (1 - start)  # 1 is the worst there is
+assert (climb[1:] > climb[0]).all() and climb[6:].mean() > climb[:6].mean()  # it climbs
+assert climb[-1] > start + 0.5 * (1 - start)  # 1 is the worst there is
 ends = {name: checked.iloc[-1] for name, (_, checked, _) in failed.items()}
 for name, last in ends.items():
     assert last.dissimilarity > apart + 0.3 * (1 - apart), name  # worse than doing nothing
@@ -642,8 +642,8 @@ pd.DataFrame({"doing nothing": [apart, nothing, 1.0]} | ends, index=list(CHECKED
 # <details>
 # <summary>Compare with your prediction</summary>
 #
-# In B. Its steps are small and follow the gradient, but uphill: one epoch may be a little better than the last, but three epochs
-# later the loss is always higher, up to the worst that there is. In A and C one of
+# In B. Its steps are small and follow the gradient, but uphill: one epoch may be a little better than the one before, but every epoch is
+# worse than the first, and the second six are worse than the first six, close to the worst that there is. In A and C one of
 # the first steps is so large that the image is lost at once, and the loss has no way left to climb.
 #
 # </details>
@@ -722,8 +722,8 @@ def diagnose(own, checked, idle_loss):
     """The cause, from curves alone."""
     if checked.dissimilarity.iloc[-1] < apart:
         return "healthy"
-    jump = np.log10(own.loss).diff().abs().mean()  # 0.3: a factor of two in every step
-    if jump > 0.3:
+    jump = np.log10(own.loss).diff().abs().mean()  # 0.15: a factor of 1.4 in every step
+    if jump > 0.15:
         return "intensities"
     epochs = by_epoch(own)
     if epochs[0] - idle_loss < 0.8 * (epochs[-1] - idle_loss):  # much was still to come
