@@ -642,8 +642,8 @@ pd.DataFrame({"doing nothing": [apart, nothing, 1.0]} | ends, index=list(CHECKED
 # <details>
 # <summary>Compare with your prediction</summary>
 #
-# In B. Its steps are small and follow the gradient, but uphill: one epoch may be a little better than the one before, but every epoch is
-# worse than the first, and the second six are worse than the first six, close to the worst that there is. In A and C one of
+# In B. Its steps are small and follow the gradient, but uphill: one epoch may be a little better than the one before, but every later epoch
+# is worse than the first, and the second six are worse than the first six, close to the worst that there is. In A and C one of
 # the first steps is so large that the image is lost at once, and the loss has no way left to climb.
 #
 # </details>
