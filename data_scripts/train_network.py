@@ -72,8 +72,9 @@ TRAININGS = {
     "hippocampus": Training(
         "cropped hippocampus MR, trained without labels",
         "hippocampus",
-        {"similarity": "ncc-edges", "smoothness": 0.25, "coarseness": 2},
-        steps=3600,
+        {"similarity": "ncc-edges", "smoothness": 0.25},
+        steps=6000,
+        config={"augment": 0.5},
     ),
     "hippocampus-labels": Training(
         "cropped hippocampus MR, trained with labels",
